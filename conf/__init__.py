@@ -1,0 +1,1 @@
+"""The one schema, the YAML groups, and how they become plain dataclasses."""

@@ -1,0 +1,1 @@
+"""Composes model, engine, loop and checkpoints."""

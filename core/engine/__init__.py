@@ -1,0 +1,1 @@
+"""DeepSpeed, and nothing else that imports it."""

@@ -1,0 +1,1 @@
+"""W&B and TensorBoard, fed by a process of their own."""

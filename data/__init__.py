@@ -1,0 +1,1 @@
+"""From raw text to exact batches; numpy only, no torch."""

@@ -1,0 +1,1 @@
+"""Commands, the watcher, and the ways to start."""
