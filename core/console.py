@@ -1,0 +1,144 @@
+"""What a person sees of a run: one line in place where the output is a terminal, otherwise a plain line each few steps."""
+
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TextIO
+
+from .metrics import StepMetrics, ValidationMetrics
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+REFRESH_SECONDS = 0.25  # drawing costs about a millisecond
+RATE_MEMORY = 0.9  # weight of the past in the smoothed seconds per step
+
+
+class Console:
+    """Progress of one run on rank 0's standard output; every other rank prints nothing.
+
+    Args:
+        steps: the step at which the run ends.
+        interval: steps between plain lines (`tracking.console_interval`); a terminal is redrawn a few times a second instead.
+        rank: of this process.
+        stream: where to print; None: standard output.
+    """
+
+    def __init__(self, *, steps: int, interval: int, rank: int = 0, stream: TextIO | None = None) -> None:
+        self._steps, self._interval, self._silent = steps, interval, rank != 0
+        self._stream = sys.stdout if stream is None else stream
+        self._eta = Eta(steps)
+        self._live: tuple[Progress, TaskID] | None = None
+        self._drawn = 0.0
+        self._last_line = 0
+        if not self._silent and self._stream.isatty():
+            self._live = _start_live(self._stream, steps)
+
+    def step(self, metrics: StepMetrics) -> None:
+        """Show a step that has just ended."""
+        if self._silent:
+            return
+        now = time.monotonic()
+        self._eta.step(metrics.step, now)
+        last = metrics.step >= self._steps
+        if self._live is not None:
+            if last or now - self._drawn >= REFRESH_SECONDS:
+                self._drawn = now
+                self._draw(metrics)
+        elif last or self._last_line == 0 or metrics.step % self._interval == 0:
+            self._last_line = metrics.step
+            width = len(str(self._steps))
+            self.line(f"step {metrics.step:>{width}}/{self._steps}  {describe(metrics)}  eta {self._eta}")
+
+    def validation(self, metrics: ValidationMetrics) -> None:
+        """Show a validation, as a line that stays."""
+        self.line(f"validation at step {metrics.step}: loss {metrics.validation_loss:.4f}  perplexity {metrics.validation_perplexity:.2f}")
+
+    def line(self, message: str) -> None:
+        """Print one line that stays, above the live line if there is one."""
+        if self._silent:
+            return
+        if self._live is not None:
+            self._live[0].console.print(message, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(message, file=self._stream, flush=True)
+
+    def close(self) -> None:
+        """Leave the live line as it stands and give the terminal back."""
+        if self._live is not None:
+            self._live[0].stop()
+            self._live = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _draw(self, metrics: StepMetrics) -> None:
+        assert self._live is not None
+        progress, task = self._live
+        progress.update(task, completed=metrics.step, values=describe(metrics), eta=str(self._eta))
+        progress.refresh()
+
+
+class Eta:
+    """Time to the end, from the smoothed wall-clock time between steps, so that validations and checkpoints count too."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+        self._step: int | None = None
+        self._time = 0.0
+        self._seconds: float | None = None
+
+    def step(self, step: int, now: float) -> None:
+        """Note that `step` ended at `now` (seconds, monotonic). The first call only starts the clock: what came before is start-up."""
+        if self._step is not None and step > self._step:
+            each = (now - self._time) / (step - self._step)
+            self._seconds = each if self._seconds is None else RATE_MEMORY * self._seconds + (1 - RATE_MEMORY) * each
+        self._step, self._time = step, now
+
+    def __str__(self) -> str:
+        if self._seconds is None or self._step is None:
+            return "-:--"
+        return clock(self._seconds * max(0, self._steps - self._step))
+
+
+def describe(metrics: StepMetrics) -> str:
+    """The numbers of a step on one line."""
+    text = (f"loss {metrics.loss:.4f}  lr {metrics.learning_rate:.2e}  grad norm {metrics.grad_norm:.3f}  "
+            f"{short(metrics.tokens_per_second)} tokens/s")
+    if metrics.model_flops_utilization is not None:
+        text += f"  MFU {metrics.model_flops_utilization:.1%}"
+    return text
+
+
+def short(value: float) -> str:
+    """A number with at most four digits and a unit: 12345 -> 12.3k."""
+    for factor, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= factor:
+            return f"{value / factor:.3g}{unit}" if abs(value) < 1e3 * factor else f"{value / factor:.0f}{unit}"
+    return f"{value:.3g}"
+
+
+def clock(seconds: float) -> str:
+    """A duration as m:ss, h:mm:ss or days."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days}d {hours:02}:{minutes:02}:{rest:02}"
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _start_live(stream: TextIO, steps: int) -> "tuple[Progress, TaskID]":
+    from rich.console import Console as RichConsole  # only where there is a terminal to draw on
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (TextColumn("[bold]step"), MofNCompleteColumn(), BarColumn(bar_width=20), TextColumn("{task.fields[values]}"),
+               TextColumn("[dim]eta[/] {task.fields[eta]}"))
+    # No refresh thread: it would take the interpreter from the training loop at moments the loop does not choose.
+    progress = Progress(*columns, console=RichConsole(file=stream), auto_refresh=False)
+    task = progress.add_task("", total=steps, values="starting", eta="-:--")
+    progress.start()
+    return progress, task
