@@ -1,0 +1,67 @@
+"""Every key of the commands that read a finished or running run: evaluate, generate, report, bench."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from .fields import items, number, text
+from .schema import ModelConfig
+
+
+class Part(StrEnum):
+    train = "train"
+    validation = "validation"
+
+
+class Suite(StrEnum):
+    overhead = "overhead"
+
+
+@dataclass(kw_only=True)
+class EvaluateConfig:
+    """Loss and perplexity of a checkpoint on a corpus."""
+
+    directory: str = text("", help="run folder; its newest whole checkpoint is taken")
+    checkpoint: str = text("", help="checkpoint folder, where it is not a run's newest")
+    corpus: str = text("", help="corpus folder or Megatron prefix; empty: what the run validates on")
+    part: Part = text(Part.validation, help="which part of the corpus")
+    samples: int = number(0, least=0, help="samples (windows of the model's sequence length); 0: all")
+    micro_size: int = number(8, least=1, help="samples of one forward pass")
+    output: str = text("", help="JSON file for the result; empty: only printed")
+
+
+@dataclass(kw_only=True)
+class GenerateConfig:
+    """Text from a checkpoint."""
+
+    directory: str = text("", help="run folder; its newest whole checkpoint is taken")
+    checkpoint: str = text("", help="checkpoint folder, where it is not a run's newest")
+    tokenizer: str = text("", help="tokenizer folder or file; empty: the one of the run's corpus")
+    prompt: str = text("", help="text to go on from; empty: the start of a document")
+    max_new_tokens: int = number(128, least=1, help="tokens to generate at most")
+    temperature: float = number(1.0, least=0, help="0: greedy; below 1 sharper, above 1 flatter")
+    top_k: int = number(0, least=0, help="draw from the k likeliest tokens; 0: from all")
+    top_p: float = number(1.0, above=0, most=1, help="draw from the smallest set of tokens with this much probability")
+    seed: int = number(0, least=0, most=2**63 - 1, help="the same seed gives the same text")
+    stop: list[str] = items(help="texts that end the generation")
+    stream: bool = text(True, help="print each token as soon as it is drawn")
+    output: str = text("", help="JSON file for the result; empty: only printed")
+
+
+@dataclass(kw_only=True)
+class ReportConfig:
+    """A run's curves as PNG files and one HTML file."""
+
+    directory: str = text(help="run folder")
+    output: str = text("${directory}/report", help="folder for the report")
+
+
+@dataclass(kw_only=True)
+class BenchConfig:
+    """Measures what the performance table claims."""
+
+    suite: Suite = text(Suite.overhead, help="what is measured")
+    steps: int = number(50, least=1, help="timed steps of one round")
+    rounds: int = number(5, least=1, help="rounds; the median counts")
+    micro_size: int = number(4, least=1, help="samples of one step")
+    output: str = text("", help="JSON file for the result; empty: only printed")
+    model: ModelConfig
