@@ -160,7 +160,7 @@ class ParallelConfig:
     sequence_parallel: bool = text(False, help="norms and dropout on sequence shards of the tensor axis")
     schedule: PipelineSchedule = text(PipelineSchedule.one_f_one_b, help="pipeline schedule")
     virtual_stages: int = number(1, least=1, help="stages a pipeline rank holds (interleaved schedules)")
-    deepspeed: dict[str, Any] = items(help="raw DeepSpeed settings laid over ours; refused where they contradict the config")
+    deepspeed: dict[str, Any] = items({}, help="raw DeepSpeed settings laid over ours; refused where they contradict the config")
 
 
 @dataclass(kw_only=True)
@@ -180,6 +180,7 @@ class OptimizerConfig:
     betas: list[float] = items([0.9, 0.95], help="decay rates of the moments")
     epsilon: float = number(1e-8, above=0, help="added to the root of the second moment")
     momentum: float = number(0.0, least=0, below=1, help="of sgd and muon")
+    auxiliary_learning_rate: float = number(3e-4, above=0, help="muon: peak of the AdamW that trains embeddings, head, norms and biases")
 
 
 @dataclass(kw_only=True)
