@@ -1,0 +1,71 @@
+"""Builds the engine: DeepSpeed around the model, with our optimizer, schedule and groups."""
+
+import logging
+from dataclasses import dataclass
+
+import deepspeed
+import deepspeed.ops
+import torch
+from deepspeed.utils import logger as deepspeed_logger
+
+from ...conf.schema import Config, Offload, Precision
+from ...parallel.context import ParallelContext
+from ...parallel.partition_module import parameter_shards
+from ..loss import LossModel
+from ..schedule import schedule_factor
+from .axes import ModelParallelUnit
+from .engine import Engine
+from .optimizer import build_optimizer, parameter_groups
+from .settings import deepspeed_settings
+from .state import EngineState
+
+
+@dataclass(frozen=True)
+class Built:
+    """An engine and the view of its state that checkpoints use."""
+
+    engine: Engine
+    state: EngineState
+
+
+def quiet_deepspeed() -> None:
+    """Before the first process group: no C++ build, no segment in /dev/shm, and warnings only.
+
+    On a CPU, DeepSpeed would compile a shared-memory all-reduce for a minute and leave 66 MiB in /dev/shm for each rank.
+    """
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed_logger.setLevel(logging.WARNING)
+
+
+def build_engine(model: LossModel, config: Config, *, context: ParallelContext, device: torch.device, accumulation_steps: int,
+                 start_step: int = 0) -> Built:
+    """DeepSpeed's engine around the model.
+
+    Args:
+        model: on `device`, initialised.
+        config: of the run; composed here, because here its sections meet.
+        context: the process groups.
+        device: of this rank.
+        accumulation_steps: forward passes of one step on one rank.
+        start_step: the next step of the schedule.
+    """
+    shards = parameter_shards(model.transformer)
+    names = {id(p): name for name, p in model.transformer.named_parameters()}
+    for name, parameter in model.transformer.named_parameters():
+        cut = not shards[name].replicated
+        # DeepSpeed counts a tensor-parallel parameter's norm on every rank only if it carries both marks (BASE.md).
+        parameter.model_parallel = cut
+        parameter.tensor_model_parallel = cut
+    groups = parameter_groups(model.transformer, shards, config.optimizer)
+    optimizer = build_optimizer(groups, config.optimizer, device=device, offloaded=config.parallel.offload is not Offload.none)
+    settings = deepspeed_settings(config.train, config.parallel, micro_size=config.batch.micro_size,
+                                  accumulation_steps=accumulation_steps, dp=context.data.size(), pin_memory=device.type == "cuda")
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings, mpu=ModelParallelUnit(context),
+                                      dist_init_required=False)
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
+    factor = schedule_factor(config.schedule, total_steps=config.train.steps)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor, last_epoch=start_step - 1)
+    wrapped = Engine(engine, schedule, context=context, clipping=config.train.gradient_clipping,
+                     skips_overflow=config.train.precision is Precision.fp16)
+    return Built(wrapped, EngineState(engine, names=names, shards=shards, context=context))

@@ -1,0 +1,128 @@
+"""One optimizer step over DeepSpeed's engine: the loss, its scaling, the norm, and nothing that knows a file or a config."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from deepspeed.runtime.utils import clip_grad_norm_
+from torch import Tensor, nn
+
+from ...parallel.context import ParallelContext
+from ..errors import NonFiniteError
+from ..inputs import MicroBatch
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step gave, equal on all ranks."""
+
+    loss: float  # mean over the global batch's unmasked tokens, nats
+    grad_norm: float  # global, before clipping; infinite where fp16 overflowed and the step was skipped
+    loss_tokens: int  # unmasked tokens of the global batch
+    stop_requested: bool  # some rank was asked to stop
+
+
+class Engine:
+    """DeepSpeed's engine around the model, with the loss of the global batch.
+
+    Args:
+        engine: from `deepspeed.initialize`.
+        schedule: torch's scheduler over the base optimizer.
+        context: the process groups.
+        clipping: largest gradient norm, 0 for none; only stage 0 clips here.
+        skips_overflow: whether a non-finite gradient is part of the method (fp16's dynamic loss scale).
+    """
+
+    def __init__(self, engine: deepspeed.DeepSpeedEngine, schedule: torch.optim.lr_scheduler.LRScheduler, *,
+                 context: ParallelContext, clipping: float, skips_overflow: bool) -> None:
+        self.deepspeed = engine
+        self._schedule = schedule
+        self._context = context
+        self._clipping = clipping
+        self._skips_overflow = skips_overflow
+
+    @property
+    def module(self) -> nn.Module:
+        """The model inside the engine."""
+        return self.deepspeed.module
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the next step."""
+        return float(self._schedule.optimizer.param_groups[0]["lr"])
+
+    def train_step(self, micro_batches: Sequence[MicroBatch], *, stop: bool = False) -> StepResult:
+        """Forward, backward and update over this rank's part of the global batch.
+
+        The loss is the sum over the global batch's unmasked tokens divided by their global count, which is known before the
+        first backward pass; so neither accumulation nor the data axis ever takes a mean of means.
+
+        Args:
+            micro_batches: as many as the accumulation steps that the engine was built for.
+            stop: this rank was asked to stop; the ranks agree on it with the loss.
+
+        Raises:
+            NonFiniteError: before anything was changed, on all ranks at once.
+        """
+        tokens = self._global_sum(sum(micro.loss_mask_BS.sum(dtype=torch.float64) for micro in micro_batches), self._context.data)
+        # DeepSpeed averages gradients over the data axis; ours is a sum.
+        scale = self._context.data.size() / max(tokens, 1.0)
+        total = torch.zeros((), dtype=torch.float64, device=micro_batches[0].loss_mask_BS.device)
+        last = len(micro_batches) - 1
+        for index, micro in enumerate(micro_batches):
+            loss_sum = self.deepspeed(micro.inputs, micro.targets_BS, micro.loss_mask_BS)
+            self.deepspeed.backward(loss_sum * scale, scale_wrt_gas=False)
+            total += loss_sum.detach()
+            if index < last:
+                self.deepspeed.step()  # counts the micro-batch; updates nothing
+        loss_sum_total, stops = self._agree(total, stop)
+        loss = loss_sum_total / max(tokens, 1.0)
+        if not math.isfinite(loss):
+            raise NonFiniteError(f"the loss is {loss}", do="resume from the last checkpoint with a lower optimizer.learning_rate, or look at the batch")
+        norm = self._update()
+        return StepResult(loss=loss, grad_norm=norm, loss_tokens=int(tokens), stop_requested=stops)
+
+    def _update(self) -> float:
+        """Clips, updates, advances the schedule; returns the norm before clipping."""
+        norm = None
+        if not self.deepspeed.zero_optimization():
+            bound = self._clipping if self._clipping > 0 else math.inf
+            norm = float(clip_grad_norm_(self.module.parameters(), bound, mpu=self.deepspeed.mpu))
+            self._require_finite(norm)
+        self.deepspeed.step()
+        if norm is None:
+            norm = float(self.deepspeed.get_global_grad_norm())  # DeepSpeed skipped the update if it is not finite
+            self._require_finite(norm)
+        self._schedule.step()
+        return norm
+
+    def _require_finite(self, norm: float) -> None:
+        if not math.isfinite(norm) and not self._skips_overflow:
+            raise NonFiniteError("the gradient is not finite", do="resume from the last checkpoint with a lower optimizer.learning_rate")
+
+    def _agree(self, loss_sum: Tensor, stop: bool) -> tuple[float, bool]:
+        """The global loss sum and whether any rank was asked to stop, in one reduction over the world."""
+        # The ranks of one tensor group hold the same loss: each brings its part of it.
+        both = torch.stack([loss_sum / self._context.tensor.size(), torch.full_like(loss_sum, float(stop))])
+        dist.all_reduce(both, group=self._context.world)
+        return float(both[0]), bool(both[1] > 0)
+
+    @staticmethod
+    def _global_sum(value: Tensor, group: dist.ProcessGroup) -> float:
+        total = value.clone()
+        dist.all_reduce(total, group=group)
+        return float(total)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[nn.Module]:
+        """The model in evaluation mode, without gradients."""
+        self.module.eval()
+        try:
+            with torch.no_grad():
+                yield self.module
+        finally:
+            self.module.train()

@@ -1,0 +1,146 @@
+"""The training state as fragments: for each ZeRO stage, which elements of which tensor lie where on this rank."""
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import deepspeed
+import torch
+from torch import Tensor, nn
+
+from ...parallel.context import ParallelContext
+from ...parallel.partition import ShardSpec
+from ..checkpoint.fragment import Fragment
+
+SCALER = frozenset({"cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis"})  # of DeepSpeed's DynamicLossScaler
+Owned = tuple[str, int, Tensor, Tensor]  # name, start in the flattened local tensor, flat master elements, key of the optimizer's state
+
+
+class EngineState:
+    """Reads and fills the state of a DeepSpeed engine without any of DeepSpeed's files.
+
+    Args:
+        engine: from `deepspeed.initialize`.
+        names: id of each parameter -> its full name.
+        shards: full name -> where the local tensor lies in the global one.
+        context: the process groups.
+    """
+
+    def __init__(self, engine: deepspeed.DeepSpeedEngine, *, names: dict[int, str], shards: dict[str, ShardSpec],
+                 context: ParallelContext) -> None:
+        self._engine = engine
+        self._names = names
+        self._shards = shards
+        self._context = context
+        self._stage = int(engine.zero_optimization_stage())
+        self._base = engine.optimizer.optimizer if self._stage else engine.optimizer
+
+    def fragments(self) -> list[Fragment]:
+        """This rank's part of every parameter and optimizer moment, as flat views of live storage."""
+        found = []
+        for name, start, master, key in self._owned():
+            write = self._writes(name)
+            offset = master.storage_offset() - key.storage_offset()
+            found.append(Fragment(name, "parameter", self._shards[name], start, master, write))
+            for kind, value in self._base.state.get(key, {}).items():
+                if torch.is_tensor(value) and value.numel() == key.numel() and kind != "step":
+                    moment = value.view(-1).narrow(0, offset, master.numel())
+                    found.append(Fragment(name, kind, self._shards[name], start, moment, write))
+        return found
+
+    def materialize(self, kinds: dict[str, set[str]], *, updates: int) -> None:
+        """Makes the optimizer's state, which torch makes only at the first update, so that a checkpoint can fill it.
+
+        Args:
+            kinds: parameter name -> kinds of its saved moments.
+            updates: optimizer updates done so far.
+        """
+        for name, _, _, key in self._owned():
+            state = self._base.state[key]
+            for kind in kinds.get(name, set()) - state.keys():
+                state[kind] = torch.zeros_like(key, memory_format=torch.preserve_format)
+            if "exp_avg_sq" in kinds.get(name, set()):
+                state["step"] = self._update_count(updates, key)
+
+    def after_load(self) -> None:
+        """Brings the parameters that the forward pass uses in line with the masters just loaded."""
+        optimizer = self._engine.optimizer
+        if self._stage in (1, 2):
+            optimizer.update_lp_params()
+        elif self._stage == 3:
+            optimizer._partition_all_parameters()
+            for _, _, master, parameter in self._owned_of_stage_3():
+                parameter.ds_tensor.data.narrow(0, 0, master.numel()).copy_(master)
+            persistent = optimizer.persistent_parameters
+            if persistent:
+                persistent[0].all_gather(persistent)
+
+    def counters(self) -> dict[str, int | float]:
+        """What is neither a tensor nor a function of the step: updates done (an fp16 overflow skips one), and the loss scaler's state."""
+        found: dict[str, int | float] = {"updates": int(self._engine.global_steps) - int(self._engine.skipped_steps)}
+        return found | {key: value for key, value in vars(self._scaler()).items() if key in SCALER}
+
+    def set_counters(self, counters: dict[str, int | float]) -> None:
+        """The inverse of `counters`, after `materialize`."""
+        self._engine.global_steps = int(counters["updates"])
+        self._engine.skipped_steps = 0
+        for key in SCALER & counters.keys() & vars(self._scaler()).keys():
+            setattr(self._scaler(), key, counters[key])
+
+    def _scaler(self) -> object:
+        return getattr(self._engine.optimizer, "loss_scaler", None) or SimpleNamespace()
+
+    def _update_count(self, updates: int, key: Tensor) -> Tensor | int:
+        if not isinstance(self._base, torch.optim.AdamW) or type(self._base).__module__.startswith("deepspeed"):
+            return updates
+        device = key.device if self._base.defaults.get("fused") else torch.device("cpu")
+        return torch.tensor(float(updates), dtype=torch.float32, device=device)
+
+    def _writes(self, name: str) -> bool:
+        """One writer for each element: copies along the tensor axis leave it to its first rank, stage 0 to the first of the data axis."""
+        first_of_tensor = not self._shards[name].replicated or self._context.tensor.rank() == 0
+        return first_of_tensor and (self._stage > 0 or self._context.data.rank() == 0)
+
+    def _owned(self) -> Iterator[Owned]:
+        if self._stage == 0:
+            yield from self._owned_of_stage_0()
+        elif self._stage in (1, 2):
+            yield from self._owned_of_stage_1_and_2()
+        else:
+            for name, start, master, parameter in self._owned_of_stage_3():
+                group, _, _ = self._position(parameter)
+                yield name, start, master, self._engine.optimizer.fp32_partitioned_groups_flat[group]
+
+    def _owned_of_stage_0(self) -> Iterator[Owned]:
+        for group in self._base.param_groups:
+            for parameter in group["params"]:
+                yield self._names[id(parameter)], 0, parameter.data.view(-1), parameter
+
+    def _owned_of_stage_1_and_2(self) -> Iterator[Owned]:
+        optimizer = self._engine.optimizer
+        for index, group in enumerate(optimizer.bit16_groups):
+            flat = optimizer.single_partition_of_fp32_groups[index]
+            for parameter in group:
+                mapping = parameter._hp_mapping
+                if mapping is None:  # lies wholly in other ranks' partitions
+                    continue
+                here = mapping.hp_fragment_address
+                yield (self._names[id(parameter)], mapping.lp_fragment_address.start,
+                       flat.data.narrow(0, here.start, here.numel), flat)
+
+    def _owned_of_stage_3(self) -> Iterator[tuple[str, int, Tensor, nn.Parameter]]:
+        """As `_owned`, but with the parameter itself, whose own partition must follow the master."""
+        optimizer = self._engine.optimizer
+        for group in optimizer.fp16_groups:
+            for parameter in group:
+                size = parameter.partition_numel()
+                start = size * self._context.data.rank()
+                count = min(size, parameter.ds_numel - start)
+                if count > 0:  # the last ranks of a small parameter hold only padding
+                    index, offset, _ = self._position(parameter)
+                    flat = optimizer.fp32_partitioned_groups_flat[index]
+                    yield self._names[id(parameter)], start, flat.data.narrow(0, offset, count), parameter
+
+    def _position(self, parameter: nn.Parameter) -> tuple[int, int, int]:
+        optimizer = self._engine.optimizer
+        index, offset, count = optimizer.grad_position[optimizer.get_param_id(parameter)]
+        return index, offset, count

@@ -1,0 +1,156 @@
+"""The training loop: each sentence of it is one function."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ..conf.schema import Config
+from ..data.dataset import ValidationSet
+from ..data.loader import Loader
+from ..parallel.context import ParallelContext
+from .batch import BatchPlan
+from .checkpoint.checkpointer import Checkpointer
+from .console import Console
+from .engine.build import Built
+from .engine.engine import StepResult
+from .errors import Preempted
+from .evaluation import EvaluationResult, evaluate
+from .flops import utilization
+from .inputs import micro_batch
+from .memory import peak_memory_bytes
+from .metrics import MetricsLog, StepMetrics, ValidationMetrics
+
+
+@dataclass
+class Progress:
+    """How far the run is: what a checkpoint must say to continue exactly."""
+
+    step: int = 0
+    samples_seen: int = 0
+
+
+@dataclass
+class Watch:
+    """Who is told of each step; only rank 0 has one."""
+
+    metrics: MetricsLog
+    console: Console
+
+
+@dataclass
+class Trainer:
+    """One run from its next step to its last.
+
+    Args:
+        config: of the run.
+        built: the engine and its state.
+        context: the process groups.
+        plan: how the global batch is divided.
+        loader: this rank's samples of each step.
+        validation: None where the run has no validation set.
+        checkpointer: saves; every rank has one.
+        agreed: the part of the config that a resume must not change.
+        watch: None but on rank 0.
+        stop_requested: whether this process was asked to stop.
+        device: of this rank.
+        progress: where the run is.
+    """
+
+    config: Config
+    built: Built
+    context: ParallelContext
+    plan: BatchPlan
+    loader: Loader
+    validation: ValidationSet | None
+    checkpointer: Checkpointer
+    agreed: dict[str, Any]
+    watch: Watch | None
+    stop_requested: Callable[[], bool]
+    device: torch.device
+    progress: Progress = field(default_factory=Progress)
+
+    @property
+    def last_step(self) -> int:
+        """Where this start of the run ends."""
+        return self.config.train.stop_at or self.config.train.steps
+
+    def run(self) -> str:
+        """Trains to the last step; returns the reason for `exit.json`.
+
+        Raises:
+            Preempted: asked to stop; the checkpoint is committed.
+        """
+        saved = self.progress.step  # nothing new to save yet
+        while self.progress.step < self.last_step:
+            result = self._step()
+            if self._evaluation_due():
+                self.evaluate()
+            if self._checkpoint_due() or result.stop_requested:
+                self.save()
+                saved = self.progress.step
+            if result.stop_requested and self.progress.step < self.last_step:
+                raise Preempted(f"stopped by a signal after step {self.progress.step}; its checkpoint is saved",
+                                do="start the same command again to go on")
+        if saved < self.progress.step:
+            self.save()
+        return "completed" if self.progress.step >= self.config.train.steps else "stop_at"
+
+    def _step(self) -> StepResult:
+        begin = time.perf_counter()
+        step, rate = self.progress.step, self.built.engine.learning_rate
+        batch = self.loader.batch(step)
+        micros = [micro_batch(part, step=step, document_mask=self.config.data.document_mask, device=self.device)
+                  for part in batch.split(self.config.batch.micro_size)]
+        result = self.built.engine.train_step(micros, stop=self.stop_requested())
+        self.progress.step += 1
+        self.progress.samples_seen += self.config.batch.global_size
+        if self.watch is not None:
+            self._record(result, rate=rate, seconds=time.perf_counter() - begin)
+        return result
+
+    def _record(self, result: StepResult, *, rate: float, seconds: float) -> None:
+        assert self.watch is not None
+        length = self.config.model.sequence_length
+        tokens_per_second = self.config.batch.global_size * length / seconds
+        metrics = StepMetrics(
+            step=self.progress.step, samples_seen=self.progress.samples_seen, tokens_seen=self.progress.samples_seen * length,
+            loss=result.loss, grad_norm=result.grad_norm, learning_rate=rate, step_seconds=seconds,
+            tokens_per_second=tokens_per_second, memory_bytes=peak_memory_bytes(self.device),
+            model_flops_utilization=utilization(self.config.model, tokens_per_second=tokens_per_second, device=self.device,
+                                                precision=self.config.train.precision, devices=self.context.world.size()),
+        )
+        self.watch.metrics.record(metrics)
+        self.watch.console.step(metrics)
+
+    def evaluate(self) -> EvaluationResult | None:
+        """Validation loss, recorded by rank 0."""
+        if self.validation is None:
+            return None
+        with self.built.engine.evaluating() as model:
+            result = evaluate(model, self.validation, micro_size=self.config.batch.micro_size, samples=self.config.evaluation.samples,
+                              data_group=self.context.data, document_mask=self.config.data.document_mask, device=self.device)
+        if self.watch is not None:
+            metrics = ValidationMetrics(step=self.progress.step, validation_loss=result.loss, validation_perplexity=result.perplexity)
+            self.watch.metrics.record(metrics)
+            self.watch.console.validation(metrics)
+        return result
+
+    def save(self) -> None:
+        """Commits a checkpoint of this step; every rank takes part."""
+        folder = self.checkpointer.save(
+            step=self.progress.step, samples_seen=self.progress.samples_seen, config=self.agreed,
+            extra=self.built.state.counters(), fragments=self.built.state.fragments(),
+        )
+        if self.watch is not None:
+            self.watch.console.line(f"checkpoint {folder}")
+
+    def _checkpoint_due(self) -> bool:
+        interval = self.config.checkpoint.interval
+        return interval > 0 and self.progress.step % interval == 0
+
+    def _evaluation_due(self) -> bool:
+        interval = self.config.evaluation.interval
+        return self.progress.step == self.last_step or (interval > 0 and self.progress.step % interval == 0)
