@@ -1,0 +1,186 @@
+"""YAML groups and overrides -> one plain dataclass tree, or every problem at once. Imports no torch; the only user of Hydra here."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose as hydra_compose
+from hydra import initialize_config_module
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from .check import blank, enum_name, forbidden, misfit, violations
+from .errors import ConfigError, Problem
+from .keys import is_dictionary, leaves, nearest, table
+from .registry import COMMANDS
+from .schema import Config
+
+RECIPES = "experiment"  # the one group that is no section: whole recipes laid over everything else
+
+
+def compose(command: str, overrides: Sequence[str]) -> Any:
+    """The configuration of a command.
+
+    Args:
+        command: a key of `registry.COMMANDS`.
+        overrides: as on the command line: `key=value`, `group=option`.
+
+    Returns:
+        The command's dataclass (`Config` for train): plain values and enums, nothing left to resolve.
+
+    Raises:
+        ConfigError: with all problems that can be found, not only the first.
+    """
+    schema = COMMANDS[command].schema()
+    with hydra(command, schema) as options:
+        accepted, problems = screen(overrides, schema, options)
+        try:
+            config = hydra_compose(command, accepted)
+        except (HydraException, OmegaConfBaseException) as error:
+            problems.append(Problem(command, "???", f"cannot be composed: {first_line(error)}", "mend the YAML file or the override it names"))
+            raise ConfigError(problems) from error
+    return finished(config, schema, problems)
+
+
+def finished(config: DictConfig, schema: type[Any], problems: list[Problem]) -> Any:
+    """The plain dataclass of a composed config, if neither it nor the overrides have problems."""
+    blamed = {problem.key for problem in problems}
+    problems = problems + [found for found in violations(config, schema) if found.key not in blamed]
+    if problems:
+        raise ConfigError(problems)
+    return OmegaConf.to_object(config)
+
+
+@contextmanager
+def hydra(command: str, schema: type[Any]) -> Iterator[dict[str, list[str]]]:
+    """Hydra set up for one command; gives the groups that the command takes, each with its options."""
+    ConfigStore.instance().store(name=f"{command}_schema", node=blank(schema))
+    with initialize_config_module("hexareme.conf", version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        sections = [*schema.__dataclass_fields__, *([RECIPES] if command == "train" else [])]
+        yield {name: options for name in sections if (options := loader.get_group_options(name))}
+
+
+def screen(overrides: Sequence[str], schema: type[Any], options: Mapping[str, list[str]]) -> tuple[list[str], list[Problem]]:
+    """Judges each override by itself, so that one mistake does not hide the next.
+
+    Returns:
+        The overrides that Hydra will take, rewritten to its dialect, and the problems of the others.
+    """
+    parser = OverridesParser.create()
+    structure = blank(schema)
+    accepted: list[str] = []
+    problems: list[Problem] = []
+    for text in overrides:
+        try:
+            override = parser.parse_override(text)
+        except HydraException as error:
+            problems.append(Problem(text.partition("=")[0], text.partition("=")[2], f"is not of the form key=value: {first_line(error)}",
+                                    "put values with spaces, commas or brackets in quotes: 'key=\"a, b\"'"))
+            continue
+        found = faults(override, structure, schema, options)
+        problems += found
+        if not found:
+            accepted.append(dialect(override, schema))
+    return accepted, problems
+
+
+def faults(override: Override, structure: DictConfig, schema: type[Any], options: Mapping[str, list[str]]) -> list[Problem]:
+    """What is wrong with one override."""
+    key = override.key_or_group
+    if override.is_delete():
+        return [Problem(key, "???", "cannot be deleted", "set it to another value")]
+    if override.is_sweep_override():
+        return [Problem(key, str(override.input_line).partition("=")[2], "is a list of runs",
+                        f"give one value, or a list in brackets: {key}=[...]")]
+    value = override.value()
+    if key == "hydra.searchpath":
+        return []
+    if key.split(".")[0].split("/")[0] == "hydra":
+        return [Problem(key, value, "is Hydra's own", "leave it out; hydra.searchpath=[file://<folder>] adds your own YAML groups")]
+    if key in options and not isinstance(value, Mapping):
+        return unknown_option(key, value, options[key])
+    dictionaries = [name for name, (hint, _) in table(schema).items() if is_dictionary(hint)]
+    pairs = list(leaves(value, key, dictionaries))
+    found = [forbidden(k, v) or misfit(structure, k, v, schema) for k, v in pairs]
+    return [problem for problem in found if problem]
+
+
+def unknown_option(group: str, value: Any, options: Sequence[str]) -> list[Problem]:
+    """A group set to a file that is not there."""
+    if value in options or (value is None and group == RECIPES):
+        return []
+    guess = nearest(str(value), options)
+    return [Problem(group, value, f"must be one of {', '.join(options)}", f"did you mean {guess}?" if guess else "take one of these")]
+
+
+def dialect(override: Override, schema: type[Any]) -> str:
+    """An accepted override as Hydra wants it: `++` for new names below a dictionary key, enum members by name."""
+    key, text = override.key_or_group, str(override.input_line).lstrip("+")
+    known = table(schema)
+    if key in known and isinstance(override.value(), str):
+        hint = known[key][0]
+        if isinstance(hint, type) and issubclass(hint, Enum):
+            return f"{key}={enum_name(hint, override.value())}"
+    below = any(is_dictionary(hint) and key.startswith(f"{name}.") for name, (hint, _) in known.items())
+    return f"++{text}" if below else text
+
+
+def first_line(error: Exception) -> str:
+    """The first non-empty line of a foreign error."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """A config as nested dictionaries of plain JSON values; enums by value."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Enum):
+            return value.value
+        if isinstance(value, dict):
+            return {str(name): plain(inner) for name, inner in value.items()}
+        return [plain(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+    found = plain(asdict(config))
+    assert isinstance(found, dict)
+    return found
+
+
+def dump_yaml(config: Any) -> str:
+    """A config as YAML that `load_yaml` reads back equal; keys in the order of the schema."""
+    return yaml.safe_dump(as_dict(config), sort_keys=False, allow_unicode=True, width=140)
+
+
+def load_yaml(path: Path, schema: type[Any] = Config) -> Any:
+    """Reads back what `dump_yaml` wrote, as with `<run>/config.yaml`.
+
+    Raises:
+        ConfigError: with every key that is unknown, missing, of the wrong type or out of range.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError([Problem(str(path), "???", f"cannot be read: {first_line(error)}", "name the folder of a run")]) from error
+    if not isinstance(raw, dict):
+        raise ConfigError([Problem(str(path), "???", "is not a configuration", "name the folder of a run")])
+    structure = blank(schema)
+    dictionaries = [name for name, (hint, _) in table(schema).items() if is_dictionary(hint)]
+    config, problems = structure.copy(), []
+    for key, value in leaves(raw, "", dictionaries):
+        problem = forbidden(key, value) or misfit(structure, key, value, schema)
+        if problem:
+            problems.append(problem)
+        else:
+            hint = table(schema)[key][0]
+            OmegaConf.update(config, key, enum_name(hint, value) if isinstance(hint, type) and issubclass(hint, Enum) else value,
+                             merge=False)
+    return finished(config, schema, problems)
