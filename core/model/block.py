@@ -1,0 +1,37 @@
+"""One transformer block: norm before each part, residual around it (Xiong et al. 2020, "pre-LN")."""
+
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ...conf.schema import ModelConfig
+from ...parallel.random import stream_key
+from .attention import Attention
+from .dropout import Dropout
+from .input import Shared
+from .mlp import MLP
+from .norms import build_norm
+
+
+class Block(nn.Module):
+    """Attention and MLP, each with norm, dropout and residual.
+
+    Args:
+        config: sizes and switches.
+        layer: number of the block, from 0 over the whole model.
+        group: the tensor axis.
+        seed: of dropout.
+    """
+
+    def __init__(self, config: ModelConfig, *, layer: int, group: dist.ProcessGroup, seed: int) -> None:
+        super().__init__()
+        self.attention_norm = build_norm(config)
+        self.attention = Attention(config, layer=layer, group=group, seed=seed)
+        self.attention_dropout = Dropout(config.dropout, site_key=stream_key(seed, "dropout", layer, "attention"))
+        self.mlp_norm = build_norm(config)
+        self.mlp = MLP(config, group=group)
+        self.mlp_dropout = Dropout(config.dropout, site_key=stream_key(seed, "dropout", layer, "mlp"))
+
+    def forward(self, x_BSH: Tensor, shared: Shared) -> Tensor:
+        """[B, S, H] -> [B, S, H]."""
+        x_BSH = x_BSH + self.attention_dropout(self.attention(self.attention_norm(x_BSH), shared), shared)
+        return x_BSH + self.mlp_dropout(self.mlp(self.mlp_norm(x_BSH)), shared)

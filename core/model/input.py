@@ -1,0 +1,44 @@
+"""What a forward pass takes in. Shapes: B micro-batch, S sequence, D head dim, K keys."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from .cache import KeyValueCache
+
+
+class ModelInput(NamedTuple):
+    """One micro-batch as the model sees it; a tuple, so that DeepSpeed's hooks and torch.compile look inside.
+
+    Args:
+        tokens_BS: int64 ids.
+        positions_BS: int64 positions for the position embedding or RoPE (they may restart at each document).
+        documents_BS: integer segment numbers: attention stays inside equal numbers; None: plain causal attention.
+        samples_B: int64 global sample indices, for dropout.
+        step: 0-d int64 tensor, the optimizer step, for dropout.
+    """
+
+    tokens_BS: Tensor
+    positions_BS: Tensor
+    documents_BS: Tensor | None
+    samples_B: Tensor
+    step: Tensor
+
+
+class Shared(NamedTuple):
+    """What every block of one forward pass shares.
+
+    Args:
+        rotation_BSD: cosine and sine of the rotary angles, each [B, S, D / 2] fp32; None without RoPE.
+        mask_BSK: bool, which keys a query sees; None: all up to its own position.
+        samples_B, step: as in `ModelInput`.
+        positions_S: int64 positions in the window, for dropout.
+        cache: keys and values of earlier tokens; None outside generation.
+    """
+
+    rotation_BSD: tuple[Tensor, Tensor] | None
+    mask_BSK: Tensor | None
+    samples_B: Tensor
+    step: Tensor
+    positions_S: Tensor
+    cache: KeyValueCache | None
