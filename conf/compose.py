@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from .check import blank, enum_name, forbidden, misfit, violations
+from .dump import as_dict, dump_yaml
 from .errors import ConfigError, Problem
 from .keys import is_dictionary, leaves, nearest, table
 from .registry import COMMANDS
 from .schema import Config
+from .sources import sources
+
+__all__ = ["as_dict", "compose", "dump_yaml", "load_yaml"]
 
 RECIPES = "experiment"  # the one group that is no section: whole recipes laid over everything else
 
@@ -57,7 +60,10 @@ def finished(config: DictConfig, schema: type[Any], problems: list[Problem]) -> 
     problems = problems + [found for found in violations(config, schema) if found.key not in blamed]
     if problems:
         raise ConfigError(problems)
-    return OmegaConf.to_object(config)
+    plain = OmegaConf.to_object(config)
+    if isinstance(plain, Config):
+        plain.data.train = sources(plain.data.train)
+    return plain
 
 
 @contextmanager
@@ -138,26 +144,6 @@ def dialect(override: Override, schema: type[Any]) -> str:
 def first_line(error: Exception) -> str:
     """The first non-empty line of a foreign error."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
-def as_dict(config: Any) -> dict[str, Any]:
-    """A config as nested dictionaries of plain JSON values; enums by value."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, Enum):
-            return value.value
-        if isinstance(value, dict):
-            return {str(name): plain(inner) for name, inner in value.items()}
-        return [plain(inner) for inner in value] if isinstance(value, list | tuple) else value
-
-    found = plain(asdict(config))
-    assert isinstance(found, dict)
-    return found
-
-
-def dump_yaml(config: Any) -> str:
-    """A config as YAML that `load_yaml` reads back equal; keys in the order of the schema."""
-    return yaml.safe_dump(as_dict(config), sort_keys=False, allow_unicode=True, width=140)
 
 
 def load_yaml(path: Path, schema: type[Any] = Config) -> Any:
