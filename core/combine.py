@@ -1,0 +1,217 @@
+"""What may be combined with what: the rules that join sections of the config. Pure; found before any rank starts."""
+
+from collections.abc import Iterator
+from math import gcd, prod
+from typing import Any
+
+from ..conf.errors import Problem
+from ..conf.schema import ClusterKind, Config, Offload, OptimizerName, Positions, Precision, ScheduleName
+from .batch import nearest_multiples
+
+LATER = "is not built yet"
+
+# DeepSpeed settings that follow from a key of ours; ours would be a lie if they could be overridden.
+DEEPSPEED_FOLLOWS = {
+    "train_batch_size": "batch.global_size",
+    "train_micro_batch_size_per_gpu": "batch.micro_size",
+    "gradient_accumulation_steps": "batch.global_size and batch.micro_size",
+    "gradient_clipping": "train.gradient_clipping",
+    "communication_data_type": "train.reduce_precision",
+    "data_types": "train.precision and train.reduce_precision",
+    "prescale_gradients": "train.reduce_precision",
+    "gradient_predivide_factor": "train.reduce_precision",
+    "fp16": "train.precision",
+    "bf16": "train.precision",
+    "amp": "train.precision",
+    "torch_autocast": "train.precision",
+    "optimizer": "optimizer.name",
+    "scheduler": "schedule.name",
+    "activation_checkpointing": "train.recompute",
+    "compile": "train.compile",
+    "tensor_parallel": "parallel.tp",
+    "pipeline": "parallel.pp",
+    "elasticity": "batch.global_size",
+    "checkpoint": "checkpoint.interval",
+    "tensorboard": "tracking.tensorboard",
+    "wandb": "tracking.wandb",
+    "zero_optimization.stage": "parallel.zero",
+    "zero_optimization.offload_optimizer": "parallel.offload",
+    "zero_optimization.offload_param": "parallel.offload",
+    "zero_optimization.cpu_offload": "parallel.offload",
+}
+
+
+def problems(config: Config, *, world_size: int, on_cpu: bool = False) -> list[Problem]:
+    """Everything that cannot be combined, at once.
+
+    Args:
+        config: composed; each key by itself is already within its rule.
+        world_size: ranks that will run it.
+        on_cpu: the ranks have no accelerator. A login node does not know and leaves it False.
+    """
+    rules = (run_rules(config), axis_rules(config), layout_rules(config, world_size), batch_rules(config, world_size), model_rules(config),
+             zero_rules(config), precision_rules(config, on_cpu), course_rules(config), optimizer_rules(config), deepspeed_rules(config))
+    return [problem for rule in rules for problem in rule]
+
+
+def data_degree(config: Config, world_size: int) -> int:
+    """The data-parallel degree: what the other axes leave of the world size; 0 where they need more ranks than there are."""
+    return world_size // prod((config.parallel.tp, config.parallel.pp, config.parallel.cp))
+
+
+def run_rules(config: Config) -> Iterator[Problem]:
+    """The name must be one folder, and what a later release brings is refused by name."""
+    name = config.run.name
+    if not name or name in (".", "..") or any(c in name for c in "/\\\0\n") or name != name.strip():
+        yield Problem("run.name", name, "must be one plain folder name", "choose letters, digits, - and _")
+    if not config.run.directory.strip():
+        yield Problem("run.directory", config.run.directory, "is empty", "leave it out for runs/<run.name>")
+    if config.run.restarts:
+        yield Problem("run.restarts", config.run.restarts, LATER, "set run.restarts=0 and start the same command again after a crash")
+    if config.checkpoint.asynchronous:
+        yield Problem("checkpoint.asynchronous", True, LATER, "set checkpoint.asynchronous=false")
+    if config.cluster.kind is not ClusterKind.local:
+        yield Problem("cluster.kind", config.cluster.kind, LATER,
+                      "use cluster=local, or start launcher/train.py by deepspeed, torchrun or srun, which know many hosts")
+
+
+def axis_rules(config: Config) -> Iterator[Problem]:
+    """Axes whose keys exist but whose engine does not."""
+    p = config.parallel
+    for axis, degree in (("pp", p.pp), ("cp", p.cp), ("ep", p.ep)):
+        if degree > 1:
+            free = p.tp * degree
+            usable = [tp for tp in divisors(tensor_unit(config)) if free % tp == 0]
+            yield Problem(f"parallel.{axis}", degree, LATER, f"set parallel.{axis}=1; the nearest layout is parallel.tp={max(usable)} with the "
+                          "other ranks on the data axis")
+    if p.sequence_parallel:
+        yield Problem("parallel.sequence_parallel", True, LATER, "set parallel.sequence_parallel=false")
+    if p.virtual_stages > 1:
+        yield Problem("parallel.virtual_stages", p.virtual_stages, "needs the pipeline axis, which " + LATER, "set parallel.virtual_stages=1")
+
+
+def layout_rules(config: Config, world_size: int) -> Iterator[Problem]:
+    """The ranks must form a grid, and each tensor rank must get whole heads and an equal part of the MLP."""
+    p, m = config.parallel, config.model
+    ranks = prod((p.tp, p.pp, p.cp))
+    good = [tp for tp in divisors(tensor_unit(config)) if world_size % tp == 0]
+    if world_size % ranks:
+        factors = " x ".join(f"{name}={degree}" for name, degree in (("tp", p.tp), ("pp", p.pp), ("cp", p.cp)))
+        yield Problem("parallel.tp", p.tp, f"cannot be laid out: {factors} = {ranks} does not divide the world size {world_size}",
+                      f"try parallel.tp in {good}, or start {nearest_multiples(world_size, ranks)[-1]} ranks")
+    uneven = [(key, size) for key, size in (("num_heads", m.num_heads), ("num_kv_heads", m.num_kv_heads),
+                                            ("ffn_hidden_size", m.ffn_hidden_size)) if size % p.tp]
+    if uneven:
+        yield Problem("parallel.tp", p.tp, "does not divide " + " and ".join(f"model.{key}={size}" for key, size in uneven),
+                      f"try parallel.tp in {good}")
+
+
+def batch_rules(config: Config, world_size: int) -> Iterator[Problem]:
+    """global_size = micro_size x accumulation steps x dp, exactly."""
+    dp, b = data_degree(config, world_size), config.batch
+    unit = b.micro_size * dp
+    if unit and b.global_size % unit:
+        near = " or ".join(map(str, nearest_multiples(b.global_size, unit)))
+        yield Problem("batch.global_size", b.global_size, f"is not batch.micro_size={b.micro_size} x accumulation steps x dp={dp} "
+                      f"(dp: what parallel.tp={config.parallel.tp} leaves of {world_size} ranks)", f"try batch.global_size={near}, "
+                      f"or batch.micro_size in {[size for size in divisors(b.global_size) if b.global_size % (size * dp) == 0] or 'fewer ranks'}")
+
+
+def model_rules(config: Config) -> Iterator[Problem]:
+    """Heads and sizes must fit into one another."""
+    m = config.model
+    if m.hidden_size % m.num_heads:
+        yield Problem("model.num_heads", m.num_heads, f"does not divide model.hidden_size={m.hidden_size}",
+                      f"try model.num_heads in {nearby(divisors(m.hidden_size), m.num_heads)}")
+    elif m.positions is Positions.rope and m.hidden_size // m.num_heads % 2:
+        yield Problem("model.num_heads", m.num_heads, f"gives heads of {m.hidden_size // m.num_heads}, and rotary positions need an even size",
+                      f"try model.num_heads in {nearby([n for n in divisors(m.hidden_size) if m.hidden_size // n % 2 == 0], m.num_heads)}")
+    if m.num_heads % m.num_kv_heads:
+        yield Problem("model.num_kv_heads", m.num_kv_heads, f"does not divide model.num_heads={m.num_heads}",
+                      f"try model.num_kv_heads in {divisors(m.num_heads)}")
+    if m.rope_high_frequency_factor <= m.rope_low_frequency_factor:
+        yield Problem("model.rope_high_frequency_factor", m.rope_high_frequency_factor,
+                      f"must be above model.rope_low_frequency_factor={m.rope_low_frequency_factor}", "Llama 3 has 4 and 1")
+
+
+def zero_rules(config: Config) -> Iterator[Problem]:
+    """What ZeRO stages can carry."""
+    p = config.parallel
+    if p.offload is Offload.optimizer and p.zero < 1:
+        yield Problem("parallel.offload", p.offload, f"needs a ZeRO stage of 1 or more, and parallel.zero={p.zero}", "set parallel.zero=1")
+    if p.offload is Offload.optimizer_and_parameters and p.zero < 3:
+        yield Problem("parallel.offload", p.offload, f"needs ZeRO stage 3, and parallel.zero={p.zero}",
+                      "set parallel.zero=3, or parallel.offload=optimizer")
+    if config.train.compile and p.zero == 3:
+        yield Problem("train.compile", True, "does not work with parallel.zero=3: DeepSpeed's parameter hooks break the compiled graph",
+                      "set parallel.zero=2, or train.compile=false")
+
+
+def precision_rules(config: Config, on_cpu: bool) -> Iterator[Problem]:
+    """Precisions that the device or the stage cannot do."""
+    t = config.train
+    if t.precision is Precision.fp16 and on_cpu:
+        yield Problem("train.precision", t.precision, "needs a GPU, and this machine has none", "set train.precision=bf16 or fp32")
+    if t.reduce_precision is not Precision.fp32 and t.reduce_precision is not t.precision:
+        yield Problem("train.reduce_precision", t.reduce_precision, f"must be fp32 or equal train.precision={t.precision.value}",
+                      "set train.reduce_precision=fp32")
+
+
+def course_rules(config: Config) -> Iterator[Problem]:
+    """Warm-up, decay and the stop must lie inside the run."""
+    t, s = config.train, config.schedule
+    if t.stop_at > t.steps:
+        yield Problem("train.stop_at", t.stop_at, f"is beyond train.steps={t.steps}", f"set train.stop_at to at most {t.steps}, or 0")
+    if s.warmup_steps > t.steps:
+        yield Problem("schedule.warmup_steps", s.warmup_steps, f"is more than train.steps={t.steps}", f"try schedule.warmup_steps={t.steps // 20}")
+    elif s.name is ScheduleName.wsd and s.warmup_steps + s.decay_steps > t.steps:
+        yield Problem("schedule.decay_steps", s.decay_steps, f"and schedule.warmup_steps={s.warmup_steps} are more than train.steps={t.steps}",
+                      f"try schedule.decay_steps={(t.steps - s.warmup_steps) // 2}")
+    if s.name is ScheduleName.wsd and s.decay_steps == 0:
+        yield Problem("schedule.decay_steps", 0, "leaves wsd without its decay", f"try schedule.decay_steps={max(1, t.steps // 5)}, "
+                      "or schedule=constant")
+    elif s.name is not ScheduleName.wsd and s.decay_steps:
+        yield Problem("schedule.decay_steps", s.decay_steps, f"is for wsd, and schedule.name={s.name.value}", "set schedule.decay_steps=0")
+
+
+def optimizer_rules(config: Config) -> Iterator[Problem]:
+    """Two moments' decay rates, each below 1."""
+    o = config.optimizer
+    if o.name is not OptimizerName.sgd and (len(o.betas) != 2 or not all(0 <= beta < 1 for beta in o.betas)):
+        yield Problem("optimizer.betas", o.betas, "must be two numbers, each at least 0 and below 1", "AdamW usually has [0.9, 0.95]")
+
+
+def deepspeed_rules(config: Config) -> Iterator[Problem]:
+    """Raw DeepSpeed settings may add, never contradict."""
+    agreed = {"train_batch_size": config.batch.global_size, "train_micro_batch_size_per_gpu": config.batch.micro_size,
+              "gradient_clipping": config.train.gradient_clipping, "zero_optimization.stage": config.parallel.zero}
+    for name, value in flat(config.parallel.deepspeed):
+        owner = next((key for key in (name, name.partition(".")[0]) if key in DEEPSPEED_FOLLOWS), None)
+        if owner and not (name in agreed and agreed[name] == value):
+            yield Problem(f"parallel.deepspeed.{name}", value, f"is decided by {DEEPSPEED_FOLLOWS[owner]}", f"leave it out; set "
+                          f"{DEEPSPEED_FOLLOWS[owner]}")
+
+
+def flat(settings: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """DeepSpeed settings by dotted name, two levels deep, as DEEPSPEED_FOLLOWS names them."""
+    for name, value in settings.items():
+        if name == "zero_optimization" and isinstance(value, dict):
+            yield from ((f"{name}.{inner}", setting) for inner, setting in value.items())
+        else:
+            yield name, value
+
+
+def tensor_unit(config: Config) -> int:
+    """Whatever divides this is a tensor-parallel degree that fits the model."""
+    return gcd(config.model.num_heads, config.model.num_kv_heads, config.model.ffn_hidden_size)
+
+
+def divisors(number: int) -> list[int]:
+    """All divisors, ascending."""
+    low = [d for d in range(1, int(number**0.5) + 1) if number % d == 0]
+    return sorted({*low, *(number // d for d in low)})
+
+
+def nearby(candidates: list[int], wanted: int) -> list[int]:
+    """The four candidates closest to what was wanted, ascending."""
+    return sorted(sorted(candidates, key=lambda candidate: abs(candidate - wanted))[:4])

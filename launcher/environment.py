@@ -1,0 +1,195 @@
+"""Where this process stands among the ranks. The only reader of environment variables: no other module asks who started it."""
+
+import os
+import re
+import socket
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from ..core.errors import PortError
+
+# Device files of NVIDIA, AMD, Habana and Ascend; looked at because asking torch would import it.
+ACCELERATORS = ("/dev/nvidiactl", "/dev/kfd", "/dev/accel", "/dev/davinci_manager", "/dev/dxg")
+FIRST_PORT, PORTS = 20000, 12000  # below Linux's ephemeral range, so that no outgoing connection holds the port by chance
+
+
+class FrontEnd(StrEnum):
+    python = "python"
+    local = "local"
+    torchrun = "torchrun"
+    deepspeed = "deepspeed"
+    slurm = "slurm"
+    open_mpi = "open_mpi"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """This process's place.
+
+    Args:
+        rank, world_size: number of this process, and how many there are.
+        local_rank, local_world_size: the same on this machine.
+        master_address, master_port: where the ranks meet.
+        front_end: who started this process.
+    """
+
+    rank: int
+    world_size: int
+    local_rank: int
+    local_world_size: int
+    master_address: str
+    master_port: int
+    front_end: FrontEnd
+
+    def __post_init__(self) -> None:
+        for name, value, size in (("RANK", self.rank, self.world_size), ("LOCAL_RANK", self.local_rank, self.local_world_size)):
+            if size < 1 or not 0 <= value < size:
+                raise PortError(f"{name}={value} is no rank of {size}", do=f"let {self.front_end} set the variables, or unset RANK")
+        if self.local_world_size > self.world_size:
+            raise PortError(f"LOCAL_WORLD_SIZE={self.local_world_size} is more than WORLD_SIZE={self.world_size}",
+                            do=f"let {self.front_end} set the variables, or unset RANK")
+        if not 1 <= self.master_port <= 65535:
+            raise PortError(f"MASTER_PORT={self.master_port} is no port", do="set MASTER_PORT to a free port, as 29500")
+
+    def variables(self) -> dict[str, str]:
+        """The variables that torch and DeepSpeed expect, and a fair share of the cores unless the user chose one."""
+        return {
+            "RANK": str(self.rank), "WORLD_SIZE": str(self.world_size),
+            "LOCAL_RANK": str(self.local_rank), "LOCAL_WORLD_SIZE": str(self.local_world_size),
+            "MASTER_ADDR": self.master_address, "MASTER_PORT": str(self.master_port),
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(fair_threads(self.local_world_size)),
+        }
+
+
+def read_environment(variables: Mapping[str, str]) -> Environment:
+    """Recognises who started this process.
+
+    RANK wins over a scheduler's own variables: whoever set it (torchrun, deepspeed, `hexareme train`) ran inside of the scheduler.
+
+    Args:
+        variables: as `os.environ`.
+
+    Raises:
+        PortError: the variables contradict each other.
+    """
+    if "RANK" in variables:
+        return _from_rank(variables)
+    if "SLURM_STEP_NUM_TASKS" in variables and "SLURM_PROCID" in variables:  # only inside srun; an sbatch script has PROCID too
+        return _from_slurm(variables)
+    if "OMPI_COMM_WORLD_RANK" in variables:
+        return _from_open_mpi(variables)
+    return Environment(rank=0, world_size=1, local_rank=0, local_world_size=1, master_address="127.0.0.1", master_port=free_port(),
+                       front_end=FrontEnd.python)
+
+
+def without_local_rank(arguments: Sequence[str]) -> list[str]:
+    """The overrides alone: deepspeed appends `--local_rank=N`, which Hydra would not understand; LOCAL_RANK says the same."""
+    kept: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        if argument in ("--local_rank", "--local-rank"):
+            next(rest, None)
+        elif not re.fullmatch(r"--local[_-]rank=-?\d+", argument):
+            kept.append(argument)
+    return kept
+
+
+def _from_rank(variables: Mapping[str, str]) -> Environment:
+    """torchrun, deepspeed and our own local launcher all speak PyTorch's language."""
+    world_size = _number(variables, "WORLD_SIZE")
+    front_end = FrontEnd.deepspeed
+    if "TORCHELASTIC_RUN_ID" in variables:
+        front_end = FrontEnd.torchrun
+    elif "HEXAREME_PARENT" in variables:
+        front_end = FrontEnd.local
+    local_size = next((name for name in ("LOCAL_WORLD_SIZE", "LOCAL_SIZE") if name in variables), None)
+    return Environment(
+        rank=_number(variables, "RANK"), world_size=world_size, local_rank=_number(variables, "LOCAL_RANK"),
+        local_world_size=_number(variables, local_size) if local_size else world_size,
+        master_address=_text(variables, "MASTER_ADDR"), master_port=_number(variables, "MASTER_PORT"), front_end=front_end,
+    )
+
+
+def _from_slurm(variables: Mapping[str, str]) -> Environment:
+    local_counts = expand_counts(_text(variables, "SLURM_STEP_TASKS_PER_NODE"))
+    node = int(variables.get("SLURM_NODEID", "0"))
+    return Environment(
+        rank=_number(variables, "SLURM_PROCID"), world_size=_number(variables, "SLURM_STEP_NUM_TASKS"),
+        local_rank=_number(variables, "SLURM_LOCALID"), local_world_size=local_counts[min(node, len(local_counts) - 1)],
+        master_address=variables.get("MASTER_ADDR") or first_host(_text(variables, "SLURM_STEP_NODELIST")),
+        master_port=_number(variables, "MASTER_PORT") if "MASTER_PORT" in variables else agreed_port(
+            f"{_text(variables, 'SLURM_JOB_ID')}.{variables.get('SLURM_STEP_ID', '0')}"),
+        front_end=FrontEnd.slurm,
+    )
+
+
+def _from_open_mpi(variables: Mapping[str, str]) -> Environment:
+    world_size, local_size = _number(variables, "OMPI_COMM_WORLD_SIZE"), _number(variables, "OMPI_COMM_WORLD_LOCAL_SIZE")
+    if world_size > local_size:
+        address = _text(variables, "MASTER_ADDR")  # Open MPI tells no rank where rank 0 lives
+    else:
+        address = variables.get("MASTER_ADDR", "127.0.0.1")
+    job = variables.get("PMIX_NAMESPACE") or variables.get("OMPI_MCA_ess_base_jobid", "0")
+    return Environment(
+        rank=_number(variables, "OMPI_COMM_WORLD_RANK"), world_size=world_size,
+        local_rank=_number(variables, "OMPI_COMM_WORLD_LOCAL_RANK"), local_world_size=local_size, master_address=address,
+        master_port=_number(variables, "MASTER_PORT") if "MASTER_PORT" in variables else agreed_port(job), front_end=FrontEnd.open_mpi,
+    )
+
+
+def _text(variables: Mapping[str, str], name: str) -> str:
+    value = variables.get(name, "").strip()
+    if not value:
+        raise PortError(f"the environment has no {name}", do=f"export {name}, or unset RANK to start one process")
+    return value
+
+
+def _number(variables: Mapping[str, str], name: str) -> int:
+    value = _text(variables, name)
+    if not re.fullmatch(r"\d{1,9}", value):
+        raise PortError(f"{name}={value[:40]!r} is no number", do=f"unset {name}, or let the launcher set it")
+    return int(value)
+
+
+def first_host(nodes: str) -> str:
+    """The first host of a Slurm node list, as in `n[03-05,9],m1` -> n03."""
+    match = re.match(r"([^,\[]+)(?:\[([^\],-]+)[^\]]*\])?([^,]*)", nodes)
+    if match is None:
+        raise PortError(f"SLURM_STEP_NODELIST={nodes[:80]!r} names no host", do="export MASTER_ADDR")
+    return "".join(part or "" for part in match.groups())
+
+
+def expand_counts(text: str) -> list[int]:
+    """Slurm's tasks for each node, as in `2(x3),1` -> [2, 2, 2, 1]."""
+    counts: list[int] = []
+    for item in text.split(","):
+        match = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", item)
+        if match is None:
+            raise PortError(f"SLURM_STEP_TASKS_PER_NODE={text[:80]!r} is not understood", do="start with srun")
+        counts += [int(match[1])] * int(match[2] or 1)
+    return counts
+
+
+def agreed_port(job: str) -> int:
+    """A port that all ranks of a job compute alike and other jobs most likely do not."""
+    return FIRST_PORT + zlib.crc32(job.encode()) % PORTS
+
+
+def free_port() -> int:
+    """A port of this machine that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def fair_threads(ranks: int) -> int:
+    """Cores of this machine for each of its ranks, at least one."""
+    return max(1, len(os.sched_getaffinity(0)) // ranks)
+
+
+def on_cpu() -> bool:
+    """Whether this machine shows no accelerator, found without importing torch."""
+    return not any(Path(device).exists() for device in ACCELERATORS)

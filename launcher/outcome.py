@@ -1,0 +1,181 @@
+"""How a rank or a run ended: the exit code, the one line on stderr, and `exit.json`."""
+
+import errno
+import json
+import os
+import signal
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import FolderInUseError, PeerError, StorageError
+
+FILE_NAME = "exit.json"
+CONFIG_CODE, SIGNAL_CODE = 2, 128
+PEER_CODE, IN_USE_CODE = PeerError.exit_code, FolderInUseError.exit_code
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE}
+LONGEST = 1900  # bytes of the error line: what a log collector surely keeps in one piece
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """The end of one rank.
+
+    Args:
+        code: exit code (DESIGN.md 2.4).
+        reason: one word: completed, stop_at, or the kind of failure.
+        rank: which rank.
+        step: the last one that the run recorded.
+        what: what happened, with the values.
+        do: the way out, one clause.
+        file: the file it is about.
+    """
+
+    code: int
+    reason: str
+    rank: int = 0
+    step: int = 0
+    what: str = ""
+    do: str = ""
+    file: str | None = None
+
+    def line(self) -> str:
+        """`ERROR <code> rank=<r> step=<s> <what> (do: <way out>)`, on one line whatever the message holds."""
+        what, do = " ".join(self.what.split()), " ".join(self.do.split())
+        room = LONGEST - len(do.encode()) - 60
+        if len(what.encode()) > room:
+            what = what.encode()[: max(room, 200)].decode(errors="ignore") + " ..."
+        return f"ERROR {self.code} rank={self.rank} step={self.step} {what} (do: {do})"
+
+    def at(self, *, rank: int, step: int) -> "Outcome":
+        """The same outcome with its place filled in."""
+        return replace(self, rank=rank, step=step)
+
+
+def outcome_of(error: BaseException, *, log: Path | None = None) -> Outcome:
+    """What an exception means for the exit code.
+
+    Args:
+        error: anything that ended a rank.
+        log: where its traceback lies, for errors that are not made for the user.
+    """
+    code = getattr(error, "exit_code", None)
+    if isinstance(code, int):
+        what = getattr(error, "what", None) or str(error) or type(error).__name__
+        file = getattr(error, "file", None)
+        return Outcome(code=code, reason=reason_of(error), what=str(what), do=str(getattr(error, "do", "")), file=file and str(file))
+    if isinstance(error, KeyboardInterrupt):
+        return Outcome(code=SIGNAL_CODE + signal.SIGINT, reason="interrupted", what="interrupted", do="start the same command to go on")
+    if isinstance(error, SystemExit):
+        return Outcome(code=error.code if isinstance(error.code, int) else 1, reason="exit", what=f"SystemExit: {error.code}",
+                       do=f"read {log}" if log else "read the message above")
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+        return Outcome(code=StorageError.exit_code, reason="storage", what=f"{error.strerror}: {error.filename}",
+                       do="make room, or move run.directory to a healthy disk", file=str(error.filename))
+    return Outcome(code=1, reason="error", what=f"{type(error).__name__}: {error}", do=f"read the traceback in {log}" if log else "report this")
+
+
+def reason_of(error: BaseException) -> str:
+    """PeerError -> peer, FolderInUseError -> folder_in_use, Preempted -> preempted."""
+    name = type(error).__name__.removesuffix("Error")
+    return "".join(f"_{c.lower()}" if c.isupper() and i else c.lower() for i, c in enumerate(name))
+
+
+def outcome_of_status(status: int) -> Outcome:
+    """What the wait status of a rank means that could not speak for itself any more."""
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        name = signal.Signals(number).name
+        cause = {signal.SIGKILL: ", probably out of memory", signal.SIGBUS: ", probably a full or failing disk under a mapped file"}
+        do = {signal.SIGKILL: "lower batch.micro_size, set train.recompute=full, or see `dmesg`"}.get(
+            signal.Signals(number), "start the same command to go on; the rank's log may say more")
+        return Outcome(code=SIGNAL_CODE + number, reason="killed", do=do,
+                       what=f"killed by signal {number} ({name}){cause.get(signal.Signals(number), '')}")
+    code = os.waitstatus_to_exitcode(status)
+    return Outcome(code=code or 1, reason="error", what=f"ended with exit code {code} without a word", do="read the rank's log")
+
+
+class ExitFile:
+    """`exit.json` of a run: the first cause of its end wins, whichever rank writes it.
+
+    Args:
+        directory: of the run.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / FILE_NAME
+        self._before: bytes | None = None
+
+    def clear(self) -> None:
+        """A new start: the old end is kept in memory only."""
+        with suppress(FileNotFoundError):
+            self._before = self._path.read_bytes()
+            self._path.unlink()
+
+    def restore(self) -> None:
+        """The folder was not ours to use: puts the old end back."""
+        if self._before is not None:
+            self._publish(self._before)
+
+    def read(self) -> dict[str, Any] | None:
+        """What is written there; None where the run has not ended."""
+        try:
+            found = json.loads(self._path.read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+        return found if isinstance(found, dict) else None
+
+    def write(self, outcome: Outcome) -> bool:
+        """Writes the outcome unless a first cause is there already.
+
+        A failure replaces a success: rank 0 may have finished before another rank failed.
+
+        Returns:
+            Whether this outcome is now the first cause.
+        """
+        content = (json.dumps(asdict(outcome)) + "\n").encode()
+        if self._publish(content):
+            return True
+        standing = self.read()
+        if outcome.code != 0 and standing is not None and standing.get("code") == 0:
+            aside = self._aside(content)
+            aside.replace(self._path)
+            return True
+        return False
+
+    def _publish(self, content: bytes) -> bool:
+        """Whole or not at all, and only if no file is there: link() fails where rename() would overwrite."""
+        aside = self._aside(content)
+        try:
+            os.link(aside, self._path)
+        except FileExistsError:
+            return False
+        finally:
+            aside.unlink()
+        return True
+
+    def _aside(self, content: bytes) -> Path:
+        aside = self._path.with_name(f".{FILE_NAME}.{os.uname().nodename}.{os.getpid()}")
+        with aside.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        return aside
+
+
+def last_step(directory: Path) -> int:
+    """The newest step in `metrics.jsonl`, read from its end; 0 before the first."""
+    try:
+        with (directory / "metrics.jsonl").open("rb") as stream:
+            stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, stream.tell() - 65536))
+            lines = stream.read().splitlines()
+    except OSError:
+        return 0
+    for line in reversed(lines):
+        with suppress(ValueError):
+            entry = json.loads(line)
+            if isinstance(entry, dict) and isinstance(entry.get("step"), int):
+                return int(entry["step"])
+    return 0

@@ -1,0 +1,82 @@
+"""Small Linux facts about processes: dying with the parent, adopting orphans, and leaving none behind."""
+
+import ctypes
+import os
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
+
+
+def die_with_parent(parent: int) -> None:
+    """SIGKILL for this process as soon as its parent dies, even by SIGKILL.
+
+    Args:
+        parent: process id that the parent had when it started this one; if it is dead already, this process ends at once.
+    """
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died between the fork and the line above
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def adopt_orphans() -> None:
+    """Descendants whose parent dies become this process's children, so that `end_descendants` finds them."""
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def _prctl(option: int, value: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, ctypes.c_ulong(value), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0)) != 0:
+        raise OSError(ctypes.get_errno(), f"prctl({option})")
+
+
+def parent_of(process: int) -> int:
+    """The parent's process id; 0 where the process is gone."""
+    try:
+        status = Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return 0
+    return int(status.rpartition(")")[2].split()[1])  # the name in brackets may hold anything
+
+
+def descendants(process: int) -> list[int]:
+    """All processes below a process, parents before their children."""
+    parents = {int(entry.name): parent_of(int(entry.name)) for entry in Path("/proc").iterdir() if entry.name.isdigit()}
+    found, level = [], [process]
+    while level:
+        level = [child for child, parent in parents.items() if parent in level]
+        found += level
+    return found
+
+
+def end_descendants(*, grace_seconds: float) -> None:
+    """Asks every descendant of this process to end, kills those that do not within the grace, and reaps them all.
+
+    Args:
+        grace_seconds: between SIGTERM and SIGKILL.
+    """
+    deadline = time.monotonic() + grace_seconds
+    asked: set[int] = set()
+    while below := descendants(os.getpid()):
+        late = time.monotonic() > deadline
+        for process in below:
+            if late or process not in asked:
+                with suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL if late else signal.SIGTERM)
+            asked.add(process)
+        reap()
+        time.sleep(0.02)
+
+
+def reap() -> dict[int, int]:
+    """Collects every child that has ended: process id -> wait status."""
+    ended: dict[int, int] = {}
+    with suppress(ChildProcessError):
+        while True:
+            process, status = os.waitpid(-1, os.WNOHANG)
+            if process == 0:
+                break
+            ended[process] = status
+    return ended
