@@ -1,0 +1,49 @@
+"""Every key of `hexareme prepare`: raw text in, a corpus folder out."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from .fields import number, text
+
+
+class TokenizerKind(StrEnum):
+    sentencepiece_bpe = "sentencepiece_bpe"
+    sentencepiece_unigram = "sentencepiece_unigram"
+    byte_bpe = "byte_bpe"
+    huggingface = "huggingface"
+    sentencepiece_file = "sentencepiece_file"
+
+
+class CleanName(StrEnum):
+    none = "none"
+    deduplicate = "deduplicate"
+    web = "web"
+    code = "code"
+
+
+@dataclass(kw_only=True)
+class TokenizerConfig:
+    kind: TokenizerKind = text(TokenizerKind.sentencepiece_bpe, help="trained on the corpus, or (last two) read from tokenizer.path")
+    path: str = text("", help="an existing tokenizer: a tokenizer.json, its folder, or a SentencePiece .model")
+    vocab_size: int = number(32000, least=257, most=2**31 - 1, help="pieces of a tokenizer trained here; an existing one has its own")
+
+
+@dataclass(kw_only=True)
+class CleanConfig:
+    name: CleanName = text(CleanName.none, help="how documents are filtered and deduplicated first")
+
+
+@dataclass(kw_only=True)
+class PrepareConfig:
+    """A corpus folder from raw text."""
+
+    input: Any = text(help="file, folder or glob, or a list of them; python_stdlib: the source of this Python's standard library")
+    output: str = text(help="folder for the corpus")
+    workers: int = number(0, least=0, most=1024, help="processes that tokenize; 0: one for each core")
+    text_key: str = text("text", help="key of the text in JSON lines, column of the text in Parquet")
+    held_out: float = number(0.01, least=0, below=1, help="part of the documents, chosen by a hash of their text, kept for validation")
+    reject_limit: float = number(0.001, least=0, most=1, help="largest part of bad records (as broken JSON) that is no error")
+    overwrite: bool = text(False, help="replace another corpus that lies at output")
+    tokenizer: TokenizerConfig
+    clean: CleanConfig
