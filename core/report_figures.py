@@ -40,7 +40,7 @@ def draw_learning_rate(runs: Sequence[Run]) -> bytes:
     for run, color in zip(runs, _colors(runs), strict=True):
         axes.plot(run.steps, run.training["learning_rate"], color=color, linewidth=1.8, label=run.name, marker=_marker(run))
     axes.set_ylim(bottom=0)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: scientific(value)))
     return _png(figure, axes)
 
 
@@ -57,12 +57,13 @@ def draw_throughput(runs: Sequence[Run]) -> bytes:
     """Tokens a second, with the median."""
     figure, axes = _figure("Throughput", "tokens per second, all ranks", runs)
     for run, color in zip(runs, _colors(runs), strict=True):
-        _curve(axes, run, "tokens_per_second", color=color, label=run.name)
+        _curve(axes, run, "tokens_per_second", color=color, label="moving average" if len(runs) == 1 else run.name)
         if run.steps.size:
             median = float(np.nanmedian(run.training["tokens_per_second"]))
-            axes.axhline(median, color=color, linewidth=1, linestyle=(0, (4, 4)), label=f"median {short(median)}")
+            label = f"median {short(median)}" if len(runs) == 1 else "_"
+            axes.axhline(median, color=color, linewidth=1, linestyle=(0, (4, 4)), label=label)
     axes.set_ylim(bottom=0)
-    axes.yaxis.set_major_formatter(EngFormatter())
+    axes.yaxis.set_major_formatter(EngFormatter(sep=""))
     return _png(figure, axes)
 
 
@@ -71,21 +72,29 @@ FIGURES: dict[str, Callable[[Sequence[Run]], bytes]] = {
 
 
 def smooth(values: Array, window: int) -> Array:
-    """Centred moving average that leaves out what is not finite; windows shrink on both sides alike towards the ends, so that a steep
-    beginning is not flattened.
+    """Centred moving average that leaves out what is not finite.
+
+    At the beginning windows shrink on both sides alike, so that the first steep fall is not flattened; at the end only on the right, so
+    that the last value is not a single step's.
 
     Args:
         values: of consecutive steps, (steps,).
         window: most values of one average.
     """
-    count = values.size
-    index = np.arange(count)
-    half = np.minimum(np.minimum(index, count - 1 - index), window // 2)
+    index = np.arange(values.size)
+    left = np.minimum(index, window // 2)
+    right = np.minimum(left, values.size - 1 - index)
     finite = np.isfinite(values)
     sums = np.concatenate(([0.0], np.cumsum(np.where(finite, values, 0.0))))
     counts = np.concatenate(([0], np.cumsum(finite)))
-    total, used = sums[index + half + 1] - sums[index - half], counts[index + half + 1] - counts[index - half]
-    return np.divide(total, used, out=np.full(count, np.nan), where=used > 0)
+    total, used = sums[index + right + 1] - sums[index - left], counts[index + right + 1] - counts[index - left]
+    return np.divide(total, used, out=np.full(values.size, np.nan), where=used > 0)
+
+
+def scientific(value: float) -> str:
+    """3e-4 rather than 0.0003 or 3e-04."""
+    mantissa, exponent = f"{value:.2e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}" if value else "0"
 
 
 def thin(steps: Array, values: Array, points: int) -> tuple[Array, Array]:
@@ -111,10 +120,11 @@ def _figure(title: str, label: str, runs: Sequence[Run]) -> tuple[Figure, Axes]:
     axes.tick_params(colors=MUTED, labelcolor=INK, labelsize=9)
     axes.grid(axis="y", color=FAINT, linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, steps=[1, 2, 2.5, 5, 10]))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.margins(x=0.01)
-    if not any(run.steps.size for run in runs):
+    last = max((run.steps[-1] for run in runs if run.steps.size), default=0.0)
+    axes.set_xlim(0, max(2.0, 1.01 * last))
+    if last == 0:
         axes.text(0.5, 0.5, "no steps yet", transform=axes.transAxes, ha="center", va="center", color=MUTED)
     return figure, axes
 
@@ -162,7 +172,7 @@ def _token_axis(axes: Axes, runs: Sequence[Run]) -> None:
     top.set_xlabel("tokens seen", color=MUTED, fontsize=9)
     top.tick_params(colors=MUTED, labelsize=8)
     top.spines["top"].set_visible(False)
-    top.xaxis.set_major_locator(MaxNLocator(nbins=8))
+    top.xaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 2.5, 5, 10]))
     top.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 

@@ -91,9 +91,9 @@ def _redirect_output(directory: Path) -> Notices:
 
 
 def _stay_inside(directory: Path) -> None:
-    """Keep what wandb writes inside the run's folder; it has no setting for these but the environment of this process."""
-    for name, folder in (("WANDB_DIR", ""), ("WANDB_CACHE_DIR", "wandb/cache"), ("WANDB_DATA_DIR", "wandb/data")):
-        os.environ[name] = str(directory / folder)
+    """Keep what wandb writes inside the run's folder, and its crash reports at home; it reads these from the environment only."""
+    os.environ |= {"WANDB_DIR": str(directory), "WANDB_CACHE_DIR": str(directory / "wandb/cache"),
+                   "WANDB_DATA_DIR": str(directory / "wandb/data"), "WANDB_ERROR_REPORTING": "false"}
 
 
 if __name__ == "__main__":
