@@ -68,19 +68,29 @@ class TokenFile:
 
     def document(self, number: int) -> np.ndarray:
         """All tokens of one document, as `read`."""
-        start, end = self._index.document_start(number), self._index.document_start(number + 1)
+        start, end = self.document_start(number), self.document_start(number + 1)
         return self.read(start, end - start)
 
+    def document_start(self, number: int) -> int:
+        """Position of a document's first token, without making `document_starts`."""
+        return self._index.document_start(number)
+
+    def document_at(self, position: int) -> int:
+        """Number of the document that holds the token at `position`."""
+        return self._index.document_at(position)
+
     def documents_in(self, start: int, count: int) -> tuple[int, np.ndarray]:
-        """Documents that overlap tokens start .. start + count (count >= 1), by bisection in the mapped index.
+        """Documents that have tokens in start .. start + count (count >= 1), by bisection in the mapped index.
 
         Returns:
-            The number of the document that holds token `start`, and the starts (int64) of all that begin after it, before start + count.
+            Their numbers and the positions where they begin, both int64 (documents,); the first is taken to begin at `start`.
         """
-        first = self._index.document_at(start)
+        first = self.document_at(start)
         end = bisect_left(range(self.num_documents), start + count, lo=first + 1, key=self._index.document_start)
-        starts = (self._index.document_start(number) for number in range(first + 1, end))
-        return first, np.fromiter(starts, np.int64, end - first - 1)
+        begins = np.array([start, *map(self._index.document_start, range(first + 1, end))])
+        numbers = np.arange(first, end)
+        filled = np.append(begins[1:] > begins[:-1], True)  # an empty document begins where the next one does
+        return numbers[filled], begins[filled]
 
     def _check_still_there(self) -> None:
         """Touching a mapped page beyond the end of a truncated file kills the process (SIGBUS) without a word."""
