@@ -1,6 +1,7 @@
 """What a rank holds of one tensor of the training state."""
 
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING
 
 from ...parallel.partition import ShardSpec
@@ -28,6 +29,12 @@ class Fragment:
     start: int
     tensor: "Tensor"
     write: bool = True
+
+    def __post_init__(self) -> None:
+        held = prod(self.shard.local_shape)
+        end = self.start + self.tensor.numel()
+        assert self.tensor.dim() == 1 and self.tensor.is_contiguous(), f"the fragment of {self.name} is not flat"
+        assert self.start >= 0 and end <= held, f"the fragment of {self.name} is [{self.start}, {end}) of {held} elements"
 
     @property
     def dtype(self) -> str:

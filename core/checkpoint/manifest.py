@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from math import prod
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -73,13 +73,19 @@ def compact(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def render(manifest: Manifest) -> bytes:
-    """The bytes of `manifest.json`.
+def sealed(fields: Mapping[str, Any]) -> bytes:
+    """One line of canonical JSON that carries its own SHA-256.
 
     Raises:
-        ValueError, TypeError: `config` or `extra` holds what JSON cannot say.
+        ValueError, TypeError: a field holds what JSON cannot say.
     """
-    body = compact(
+    body = compact(fields).encode("ascii")
+    return body[:-1] + f',"sha256":"{hashlib.sha256(body).hexdigest()}"}}\n'.encode("ascii")
+
+
+def render(manifest: Manifest) -> bytes:
+    """The bytes of `manifest.json`."""
+    return sealed(
         {
             "version": VERSION,
             "step": manifest.step,
@@ -89,8 +95,7 @@ def render(manifest: Manifest) -> bytes:
             "tensors": [tensor_fields(tensor) for tensor in manifest.tensors],
             "files": files_fields(manifest.files),
         }
-    ).encode("ascii")
-    return body[:-1] + f',"sha256":"{hashlib.sha256(body).hexdigest()}"}}\n'.encode("ascii")
+    )
 
 
 def tensor_fields(tensor: SavedTensor) -> dict[str, Any]:
@@ -133,7 +138,9 @@ def parse(content: bytes, path: Path) -> Manifest:
         tensors=tensors,
         files=files,
     )
-    check(manifest, path)
+    fault = fault_of(manifest.tensors)
+    if fault:
+        raise damaged(path, fault)
     return manifest
 
 
@@ -182,29 +189,20 @@ def _read_tensor(entry: Fields, files: Mapping[str, SavedFile]) -> SavedTensor:
     return SavedTensor(name, kind, dtype, entry.integers("shape"), tuple(slices))
 
 
-def check(manifest: Manifest, path: Path) -> None:
-    """Check what no single field shows: every tensor stands once and is covered exactly once, and no bytes serve two slices.
-
-    Raises:
-        DamagedError: naming the tensor.
-    """
+def fault_of(tensors: Iterable[SavedTensor]) -> str | None:
+    """What no single field shows: whether every tensor stands once, is covered exactly once, and shares no bytes with another."""
     seen: set[tuple[str, str]] = set()
-    for tensor in manifest.tensors:
+    spans = []
+    for tensor in tensors:
         if (tensor.name, tensor.kind) in seen:
-            raise damaged(path, f"tensor {tensor.name} ({tensor.kind}) stands twice")
+            return f"tensor {tensor.name} ({tensor.kind}) stands twice"
         seen.add((tensor.name, tensor.kind))
         fault = tiling_fault(tensor.shape, [part.box for part in tensor.slices])
         if fault:
-            raise damaged(path, f"tensor {tensor.name} ({tensor.kind}) is not covered exactly once: {fault}")
-    _check_bytes(manifest.tensors, path)
-
-
-def _check_bytes(tensors: Iterable[SavedTensor], path: Path) -> None:
-    spans = sorted(
-        (part.file, part.offset, part.offset + prod(part.box.shape) * ITEM_SIZES[tensor.dtype], tensor.name)
-        for tensor in tensors
-        for part in tensor.slices
-    )
-    for (file, _, end, name), (next_file, start, _, next_name) in zip(spans, spans[1:], strict=False):
+            return f"tensor {tensor.name} ({tensor.kind}) is not covered exactly once: {fault}"
+        size = ITEM_SIZES[tensor.dtype]
+        spans += [(part.file, part.offset, part.offset + part.box.size * size, tensor.name) for part in tensor.slices]
+    for (file, _, end, name), (next_file, start, _, next_name) in pairwise(sorted(spans)):
         if file == next_file and start < end:
-            raise damaged(path, f"tensors {name} and {next_name} share bytes of {file}")
+            return f"tensors {name} and {next_name} share bytes of {file}"
+    return None
