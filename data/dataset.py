@@ -98,6 +98,7 @@ class _Windows:
         self._document_mask = document_mask
         self._vocab_size = vocab_size
         self._count_S = np.arange(sequence_length)
+        self._count_S.flags.writeable = False  # samples share it
 
     def sample(self, file: TokenFile, start: int, *, index: int, source: int, wrap: bool = True) -> Sample:
         length = self.sequence_length
@@ -131,9 +132,10 @@ class _Windows:
         """Segment numbers and positions of a window whose segments begin there."""
         if not self._document_mask:
             return np.zeros(self.sequence_length, dtype=np.int32), self._count_S
-        lengths = np.diff([*begins, self.sequence_length])
+        edges = np.array([*begins, self.sequence_length])
+        lengths = edges[1:] - edges[:-1]
         documents_S = np.repeat(np.arange(len(begins), dtype=np.int32), lengths)
-        return documents_S, self._count_S - np.repeat(begins, lengths)
+        return documents_S, self._count_S - np.repeat(edges[:-1], lengths)
 
     def _check_ids(self, file: TokenFile, window: np.ndarray, start: int) -> None:
         if window.max() < self._vocab_size and window.min() >= 0:
@@ -154,8 +156,8 @@ def _documents(file: TokenFile, spans: list[tuple[int, int]], length: int) -> tu
     for first, count in spans:
         if filled < length:  # else only the last target lies in this span
             found, at = file.documents_in(first, min(count, length - filled))
-            numbers += found.tolist()
-            begins += (at + (filled - first)).tolist()
+            numbers += found
+            begins += [begin - first + filled for begin in at]
         filled += count
     return numbers, begins
 

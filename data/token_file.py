@@ -1,7 +1,6 @@
 """Token files: opening a corpus or a Megatron file, and reading tokens and document boundaries without loading them."""
 
 import os
-from bisect import bisect_left
 from dataclasses import dataclass
 from functools import cached_property
 from mmap import mmap
@@ -79,18 +78,24 @@ class TokenFile:
         """Number of the document that holds the token at `position`."""
         return self._index.document_at(position)
 
-    def documents_in(self, start: int, count: int) -> tuple[int, np.ndarray]:
-        """Documents that have tokens in start .. start + count (count >= 1), by bisection in the mapped index.
+    def documents_in(self, start: int, count: int) -> tuple[list[int], list[int]]:
+        """Documents that have tokens in start .. start + count (count >= 1), read from the mapped index.
 
         Returns:
-            Their numbers and the positions where they begin, both int64 (documents,); the first is taken to begin at `start`.
+            Their numbers and the positions where they begin; the first is taken to begin at `start`.
         """
         first = self.document_at(start)
-        end = bisect_left(range(self.num_documents), start + count, lo=first + 1, key=self._index.document_start)
-        begins = np.array([start, *map(self._index.document_start, range(first + 1, end))])
-        numbers = np.arange(first, end)
-        filled = np.append(begins[1:] > begins[:-1], True)  # an empty document begins where the next one does
-        return numbers[filled], begins[filled]
+        numbers, begins = [first], [start]
+        for number in range(first + 1, self.num_documents):
+            begin = self.document_start(number)
+            if begin >= start + count:
+                break
+            if begin == begins[-1]:
+                numbers[-1] = number  # the one before was empty
+            else:
+                numbers.append(number)
+                begins.append(begin)
+        return numbers, begins
 
     def _check_still_there(self) -> None:
         """Touching a mapped page beyond the end of a truncated file kills the process (SIGBUS) without a word."""
