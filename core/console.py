@@ -114,11 +114,12 @@ def describe(metrics: StepMetrics) -> str:
 
 
 def short(value: float) -> str:
-    """A number with at most four digits and a unit: 12345 -> 12.3k."""
+    """A number with three digits and a unit: 12345 -> 12.3k."""
+    rounded = float(f"{value:.3g}")  # first, or 999999 would read 1000k
     for factor, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= factor:
-            return f"{value / factor:.3g}{unit}" if abs(value) < 1e3 * factor else f"{value / factor:.0f}{unit}"
-    return f"{value:.3g}"
+        if abs(rounded) >= factor:
+            return f"{rounded / factor:g}{unit}"
+    return f"{rounded:g}"
 
 
 def clock(seconds: float) -> str:

@@ -4,14 +4,17 @@ Started by `Tracker`, which writes the settings to the standard input and holds 
 only in this process.
 """
 
+import atexit
 import importlib.util
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import traceback
 from pathlib import Path
 
-from .lifeline import Lifeline
+from .lifeline import Lifeline, kill_descendants
 from .notices import Notices
 from .settings import FollowerSettings
 from .sink import Feed, Sink
@@ -34,11 +37,19 @@ def main() -> int:
         return 1  # the owner died while it started us
     settings = FollowerSettings.from_line(line)
     notices = _redirect_output(directory)
-    lifeline = Lifeline(0, on_deadline=lambda: notices.warn(
-        f"the tracking server did not take everything in time. To send the rest: wandb sync {directory / 'wandb'}/*run-*"))
-    _stay_inside(directory)
+    scratch = _stay_inside(directory)
+    atexit.register(shutil.rmtree, scratch, ignore_errors=True)  # before the libraries register theirs, so it runs after them
+    lifeline = Lifeline(0, on_deadline=lambda: _give_up(directory, scratch, notices))
     feeds = [Feed(sink, Tail(directory / "metrics.jsonl")) for sink in _sinks(directory, settings, notices)]
     return _follow(feeds, lifeline, notices)
+
+
+def _give_up(directory: Path, scratch: str, notices: Notices) -> None:
+    """The deadline: say so, and leave no process and no file of the libraries behind."""
+    notices.warn(f"the server did not take everything in time; {directory / 'metrics.jsonl'} has it, and a resume of the run sends it. "
+                 f"What has left this process: wandb sync {directory / 'wandb'}/*run-*")
+    kill_descendants(os.getpid())
+    shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _follow(feeds: list[Feed], lifeline: Lifeline, notices: Notices) -> int:
@@ -90,10 +101,16 @@ def _redirect_output(directory: Path) -> Notices:
     return Notices(person, log)
 
 
-def _stay_inside(directory: Path) -> None:
-    """Keep what wandb writes inside the run's folder, and its crash reports at home; it reads these from the environment only."""
-    os.environ |= {"WANDB_DIR": str(directory), "WANDB_CACHE_DIR": str(directory / "wandb/cache"),
+def _stay_inside(directory: Path) -> str:
+    """Keep what wandb writes inside the run's folder, and its crash reports at home; it reads these from the environment only.
+
+    Returns:
+        A scratch folder of our own. Not in the run's folder: wandb puts sockets there, whose paths must be short.
+    """
+    scratch = tempfile.tempdir = tempfile.mkdtemp(prefix="hexareme-")
+    os.environ |= {"WANDB_DIR": str(directory), "WANDB_CACHE_DIR": str(directory / "wandb/cache"), "TMPDIR": scratch,
                    "WANDB_DATA_DIR": str(directory / "wandb/data"), "WANDB_ERROR_REPORTING": "false"}
+    return scratch
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ class Lifeline:
 
     Args:
         descriptor: the read end of the owner's pipe; nothing of it may be buffered elsewhere.
-        on_deadline: called before everything is killed at the deadline.
+        on_deadline: called when time is up, from the watching thread; this process ends right after it.
     """
 
     def __init__(self, descriptor: int, *, on_deadline: Callable[[], None]) -> None:
@@ -41,9 +41,10 @@ class Lifeline:
         self._deadline = time.monotonic() + seconds
         self.ending.set()
         time.sleep(seconds)
-        self._on_deadline()
-        kill_descendants(os.getpid())
-        os._exit(1)
+        try:
+            self._on_deadline()
+        finally:
+            os._exit(1)
 
     def _wait_for_end(self) -> float:
         """Block until the owner has finished or died; returns the seconds that are left then."""

@@ -1,0 +1,116 @@
+"""The console: plain lines where the output is no terminal, one line in place where it is, nothing on other ranks."""
+
+import io
+import os
+import pty
+import re
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hexareme.core.console import Console, Eta, clock, short
+from hexareme.core.metrics import StepMetrics, ValidationMetrics
+
+EXAMPLE = StepMetrics(step=1, samples_seen=8, tokens_seen=1024, loss=10.5, grad_norm=1.25, learning_rate=3e-4, step_seconds=0.5,
+                      tokens_per_second=20480.0, model_flops_utilization=None, memory_bytes=123)
+VALIDATION = ValidationMetrics(step=5, validation_loss=2.0, validation_perplexity=7.389)
+
+
+def lines(*, steps, interval, rank=0, first=1):
+    stream = io.StringIO()
+    with Console(steps=steps, interval=interval, rank=rank, stream=stream) as console:
+        for number in range(first, steps + 1):
+            console.step(replace(EXAMPLE, step=number))
+            if number == VALIDATION.step:
+                console.validation(VALIDATION)
+    return stream.getvalue().splitlines()
+
+
+def test_a_line_each_interval_and_the_first_and_the_last():
+    shown = [re.match(r"step +(\d+)/25 ", line).group(1) for line in lines(steps=25, interval=10) if line.startswith("step")]
+    assert shown == ["1", "10", "20", "25"]
+
+
+def test_the_first_step_after_a_resume_is_shown():
+    assert lines(steps=25, interval=10, first=13)[0].startswith("step 13/25")
+
+
+def test_what_a_line_says():
+    line = lines(steps=3, interval=1)[0]
+    for part in ("step 1/3", "loss 10.5000", "lr 3.00e-04", "grad norm 1.250", "20.5k tokens/s", "eta"):
+        assert part in line
+
+
+def test_validation_is_a_line_of_its_own():
+    assert "validation at step 5: loss 2.0000  perplexity 7.39" in lines(steps=6, interval=100)
+
+
+def test_other_ranks_print_nothing():
+    assert lines(steps=6, interval=1, rank=1) == []
+
+
+TERMINAL = """
+import sys, time
+from tests.core.test_console import *
+with Console(steps=40, interval=10) as console:
+    for number in range(1, 41):
+        console.step(replace(EXAMPLE, step=number))
+        time.sleep(0.02)
+    console.validation(VALIDATION)
+"""
+
+
+def test_a_terminal_gets_one_line_in_place():
+    master, slave = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "160", "PYTHONPATH": str(Path(__file__).parents[2])}
+    child = subprocess.Popen([sys.executable, "-c", TERMINAL], stdin=slave, stdout=slave, stderr=slave, env=environment)
+    os.close(slave)
+    shown = b""
+    while True:
+        try:
+            block = os.read(master, 65536)
+        except OSError:  # the child has closed its side
+            break
+        if not block:
+            break
+        shown += block
+    os.close(master)
+    assert child.wait() == 0, shown.decode()
+    text = shown.decode()
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+    assert "40/40" in plain and "loss 10.5000" in plain and "eta 0:00" in plain
+    assert "validation at step 5" in plain
+    assert "\x1b[2K" in text  # the line is redrawn, not repeated
+    assert plain.count("\n") <= 4
+    assert text.rstrip().endswith("\x1b[?25h") or "\x1b[?25h" in text  # the cursor is back
+
+
+def test_a_step_on_a_plain_stream_is_cheap():
+    console = Console(steps=10**6, interval=10**6, stream=io.StringIO())
+    begin = time.perf_counter()
+    for number in range(1, 1001):
+        console.step(replace(EXAMPLE, step=number))
+    assert (time.perf_counter() - begin) / 1000 < 100e-6
+
+
+def test_eta_counts_everything_between_steps_but_the_start():
+    eta = Eta(100)
+    eta.step(10, 1000.0)
+    assert str(eta) == "-:--"
+    for number in range(11, 51):
+        eta.step(number, 1000.0 + 2.0 * (number - 10))
+    assert str(eta) == "1:40"  # 50 steps of 2 s
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.5, "0.5"), (999, "999"), (1000, "1k"), (20480, "20.5k"), (999_900, "1M"),
+                                             (1_234_567, "1.23M"), (2.5e9, "2.5G")])
+def test_short(value, text):
+    assert short(value) == text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (3599, "59:59"), (3600, "1:00:00"), (90061, "1d 01:01:01")])
+def test_clock(seconds, text):
+    assert clock(seconds) == text
