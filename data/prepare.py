@@ -101,11 +101,11 @@ def prepare(
     Raises:
         DataError: input missing, damaged or empty, too many bad records, something else at `output`, a dead worker.
     """
-    sources = find_sources(inputs)
+    folder = Path(output).expanduser()
+    sources = find_sources(inputs, left_out=folder)
     trained = recipe.tokenizer_kind in TRAINED_KINDS
     tokenizer_file = None if trained else file_source(model_file(Path(recipe.tokenizer_path).expanduser()))
     record = input_record(sources, asdict(recipe), tokenizer_file)
-    folder = Path(output).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         if found := finished(folder, record, overwrite=overwrite):
@@ -210,8 +210,8 @@ class _Preparation:
             return
         causes = ", ".join(f"{count} {cause}" for cause, count in tally.causes.most_common())
         message = f"{tally.rejected} of {tally.records} records are bad ({causes}), more than reject_limit={self._recipe.reject_limit}"
-        way = f"see {REJECTS} in the output folder, then mend the input or text_key=, or raise reject_limit="
-        raise DataError(message, do=way, file=REJECTS)
+        listed = self._folder.parent / REJECTS  # where it will lie
+        raise DataError(message, do=f"see {listed}, then mend the input or text_key=, or raise reject_limit=", file=listed)
 
     def _one_sided(self) -> DataError:
         message = f"held_out={self._recipe.held_out} leaves one part empty: {self.tally.documents} documents, equal ones stay together"

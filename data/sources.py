@@ -11,9 +11,12 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from .errors import DataError
+
+if TYPE_CHECKING:
+    from pyarrow.parquet import ParquetFile
 
 PYTHON_STDLIB = "python_stdlib"
 CHUNK = 1 << 20  # bytes of raw records
@@ -70,11 +73,12 @@ class Chunk:
     read: int
 
 
-def find_sources(inputs: Sequence[str]) -> list[Source]:
+def find_sources(inputs: Sequence[str], *, left_out: Path | None = None) -> list[Source]:
     """The files behind `inputs`: each entry's in sorted order, each file once.
 
     Args:
         inputs: files, folders (all files below, but hidden ones), globs (`**` goes through folders), or `python_stdlib`.
+        left_out: a folder whose files do not count: an earlier output inside an input folder.
 
     Raises:
         DataError: an entry names no file.
@@ -82,7 +86,9 @@ def find_sources(inputs: Sequence[str]) -> list[Source]:
     found: dict[str, Source] = {}
     for entry in inputs:
         for path in _files(entry):
-            found.setdefault(os.path.realpath(path), file_source(path))
+            real = os.path.realpath(path)
+            if left_out is None or not Path(real).is_relative_to(left_out.resolve()):
+                found.setdefault(real, file_source(path))
     if not found:
         raise DataError("input names no file", do="set input= to a file, a folder or a glob")
     return list(found.values())
@@ -243,9 +249,15 @@ def _parquet(path: str, text_key: str) -> Iterator[tuple[Texts, int, int]]:
     import pyarrow.parquet as pq
 
     try:
-        file = pq.ParquetFile(path, memory_map=False, pre_buffer=False)
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{path} is no Parquet file: {error}", do="copy the file again from its source", file=path) from error
+        with pq.ParquetFile(path, memory_map=False, pre_buffer=False) as file:
+            yield from _rows(file, path, text_key)
+    except pa.ArrowException as error:
+        raise DataError(f"{path} is no Parquet file, or damaged: {error}", do="copy the file again from its source", file=path) from error
+
+
+def _rows(file: "ParquetFile", path: str, text_key: str) -> Iterator[tuple[Texts, int, int]]:
+    import pyarrow as pa
+
     columns = {field.name: field.type for field in file.schema_arrow}
     kind = columns.get(text_key)
     if kind is None:
