@@ -17,7 +17,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from .check import blank, enum_name, forbidden, misfit, violations
+from .check import blank, dig, enum_name, forbidden, misfit, violations
 from .dump import as_dict, dump_yaml
 from .errors import ConfigError, Problem
 from .keys import is_dictionary, leaves, nearest, table
@@ -25,7 +25,7 @@ from .registry import COMMANDS
 from .schema import Config
 from .sources import sources
 
-__all__ = ["as_dict", "compose", "dump_yaml", "load_yaml"]
+__all__ = ["as_dict", "compose", "defaults", "dump_yaml", "load_yaml", "options"]
 
 RECIPES = "experiment"  # the one group that is no section: whole recipes laid over everything else
 
@@ -44,8 +44,8 @@ def compose(command: str, overrides: Sequence[str]) -> Any:
         ConfigError: with all problems that can be found, not only the first.
     """
     schema = COMMANDS[command].schema()
-    with hydra(command, schema) as options:
-        accepted, problems = screen(overrides, schema, options)
+    with hydra(command, schema) as groups:
+        accepted, problems = screen(overrides, schema, groups)
         try:
             config = hydra_compose(command, accepted)
         except (HydraException, OmegaConfBaseException) as error:
@@ -66,6 +66,20 @@ def finished(config: DictConfig, schema: type[Any], problems: list[Problem]) -> 
     return plain
 
 
+def options(command: str) -> dict[str, list[str]]:
+    """The groups that a command takes, each with the names of its YAML files."""
+    with hydra(command, COMMANDS[command].schema()) as groups:
+        return groups
+
+
+def defaults(command: str) -> dict[str, Any]:
+    """Full key -> what it is without any override, from the schema and the YAML files; "???" where there is no default."""
+    schema = COMMANDS[command].schema()
+    with hydra(command, schema):
+        raw = OmegaConf.to_container(hydra_compose(command), resolve=False, enum_to_str=False)
+    return {key: dig(raw, key) for key in table(schema)}
+
+
 @contextmanager
 def hydra(command: str, schema: type[Any]) -> Iterator[dict[str, list[str]]]:
     """Hydra set up for one command; gives the groups that the command takes, each with its options."""
@@ -73,10 +87,10 @@ def hydra(command: str, schema: type[Any]) -> Iterator[dict[str, list[str]]]:
     with initialize_config_module("hexareme.conf", version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         sections = [*schema.__dataclass_fields__, *([RECIPES] if command == "train" else [])]
-        yield {name: options for name in sections if (options := loader.get_group_options(name))}
+        yield {name: found for name in sections if (found := loader.get_group_options(name))}
 
 
-def screen(overrides: Sequence[str], schema: type[Any], options: Mapping[str, list[str]]) -> tuple[list[str], list[Problem]]:
+def screen(overrides: Sequence[str], schema: type[Any], groups: Mapping[str, list[str]]) -> tuple[list[str], list[Problem]]:
     """Judges each override by itself, so that one mistake does not hide the next.
 
     Returns:
@@ -93,14 +107,14 @@ def screen(overrides: Sequence[str], schema: type[Any], options: Mapping[str, li
             problems.append(Problem(text.partition("=")[0], text.partition("=")[2], f"is not of the form key=value: {first_line(error)}",
                                     "put values with spaces, commas or brackets in quotes: 'key=\"a, b\"'"))
             continue
-        found = faults(override, structure, schema, options)
+        found = faults(override, structure, schema, groups)
         problems += found
         if not found:
             accepted.append(dialect(override, schema))
     return accepted, problems
 
 
-def faults(override: Override, structure: DictConfig, schema: type[Any], options: Mapping[str, list[str]]) -> list[Problem]:
+def faults(override: Override, structure: DictConfig, schema: type[Any], groups: Mapping[str, list[str]]) -> list[Problem]:
     """What is wrong with one override."""
     key = override.key_or_group
     if override.is_delete():
@@ -113,8 +127,8 @@ def faults(override: Override, structure: DictConfig, schema: type[Any], options
         return []
     if key.split(".")[0].split("/")[0] == "hydra":
         return [Problem(key, value, "is Hydra's own", "leave it out; hydra.searchpath=[file://<folder>] adds your own YAML groups")]
-    if key in options and not isinstance(value, Mapping):
-        return unknown_option(key, value, options[key])
+    if key in groups and not isinstance(value, Mapping):
+        return unknown_option(key, value, groups[key])
     dictionaries = [name for name, (hint, _) in table(schema).items() if is_dictionary(hint)]
     pairs = list(leaves(value, key, dictionaries))
     found = [forbidden(k, v) or misfit(structure, k, v, schema) for k, v in pairs]

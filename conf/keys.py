@@ -1,12 +1,13 @@
 """The keys of a schema as a flat table, and the nearest key to a mistyped one. Pure."""
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from difflib import get_close_matches
 from enum import Enum
-from typing import Any, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+LIST_ITEMS = {int: "whole numbers", float: "numbers", str: "texts"}
 
 
 def table(schema: type[Any], prefix: str = "") -> dict[str, tuple[type[Any], Field[Any]]]:
@@ -62,16 +63,7 @@ def allowed(hint: Any, rule: Mapping[str, float]) -> str:
     bounds = [f"{words[bound]} {limit:.4g}" if isinstance(limit, float) else f"{words[bound]} {limit}" for bound, limit in rule.items()]
     kind = TYPE_NAMES.get(hint, "")
     if get_origin(hint) is list:
-        kind = "a list in [brackets]"
+        kind = f"a list of {LIST_ITEMS.get(get_args(hint)[0], 'values')} in [brackets]"
     elif get_origin(hint) is dict:
         kind = "a dictionary in {braces}"
     return ", ".join(part for part in [kind, " and ".join(bounds)] if part) or "any value"
-
-
-def default_of(entry: Field[Any]) -> Any:
-    """The default of a field; "???" where the key is mandatory."""
-    if entry.default is not MISSING:
-        return entry.default
-    if entry.default_factory is not MISSING:
-        return entry.default_factory()
-    return "???"

@@ -5,7 +5,7 @@ import re
 import socket
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
@@ -34,6 +34,7 @@ class Environment:
         local_rank, local_world_size: the same on this machine.
         master_address, master_port: where the ranks meet.
         front_end: who started this process.
+        parent: process id of the front end, where it told us; else as seen now.
     """
 
     rank: int
@@ -43,6 +44,7 @@ class Environment:
     master_address: str
     master_port: int
     front_end: FrontEnd
+    parent: int = field(default_factory=os.getppid)
 
     def __post_init__(self) -> None:
         for name, value, size in (("RANK", self.rank, self.world_size), ("LOCAL_RANK", self.local_rank, self.local_world_size)):
@@ -110,6 +112,7 @@ def _from_rank(variables: Mapping[str, str]) -> Environment:
         rank=_number(variables, "RANK"), world_size=world_size, local_rank=_number(variables, "LOCAL_RANK"),
         local_world_size=_number(variables, local_size) if local_size else world_size,
         master_address=_text(variables, "MASTER_ADDR"), master_port=_number(variables, "MASTER_PORT"), front_end=front_end,
+        parent=_number(variables, "HEXAREME_PARENT") if front_end is FrontEnd.local else os.getppid(),
     )
 
 

@@ -4,11 +4,13 @@ import errno
 import json
 import os
 import signal
+import sys
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..conf.errors import ConfigError
 from ..core.errors import FolderInUseError, PeerError, StorageError
 
 FILE_NAME = "exit.json"
@@ -74,6 +76,24 @@ def outcome_of(error: BaseException, *, log: Path | None = None) -> Outcome:
         return Outcome(code=StorageError.exit_code, reason="storage", what=f"{error.strerror}: {error.filename}",
                        do="make room, or move run.directory to a healthy disk", file=str(error.filename))
     return Outcome(code=1, reason="error", what=f"{type(error).__name__}: {error}", do=f"read the traceback in {log}" if log else "report this")
+
+
+def complain(error: Exception, *, rank: int, speak: bool = True) -> int:
+    """The exit code of what could not start.
+
+    Args:
+        error: why not.
+        rank: of this process.
+        speak: False on all ranks but one where all of them find the same mistake.
+    """
+    outcome = outcome_of(error).at(rank=rank, step=0)
+    if speak:
+        if isinstance(error, ConfigError) and len(error.problems) > 1:
+            sys.stderr.write("".join(f"  {problem}\n" for problem in error.problems))
+        if outcome.code == 1:
+            sys.excepthook(type(error), error, error.__traceback__)  # our own bug: its traceback is what helps
+        sys.stderr.write(outcome.line() + "\n")
+    return outcome.code
 
 
 def reason_of(error: BaseException) -> str:

@@ -51,21 +51,18 @@ def descendants(process: int) -> list[int]:
     return found
 
 
-def end_descendants(*, grace_seconds: float) -> None:
-    """Asks every descendant of this process to end, kills those that do not within the grace, and reaps them all.
+def end_descendants(*, patience_seconds: float) -> None:
+    """Waits for every descendant of this process to end, kills those that do not, and reaps them all.
 
     Args:
-        grace_seconds: between SIGTERM and SIGKILL.
+        patience_seconds: before SIGKILL. A process that the kernel holds (a dead network disk) is given up 10 seconds later.
     """
-    deadline = time.monotonic() + grace_seconds
-    asked: set[int] = set()
-    while below := descendants(os.getpid()):
-        late = time.monotonic() > deadline
-        for process in below:
-            if late or process not in asked:
+    deadline = time.monotonic() + patience_seconds
+    while (below := descendants(os.getpid())) and time.monotonic() < deadline + 10:
+        if time.monotonic() > deadline:
+            for process in below:
                 with suppress(ProcessLookupError):
-                    os.kill(process, signal.SIGKILL if late else signal.SIGTERM)
-            asked.add(process)
+                    os.kill(process, signal.SIGKILL)
         reap()
         time.sleep(0.02)
 

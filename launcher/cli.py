@@ -1,0 +1,61 @@
+"""The console script: `hexareme <command> key=value ...`. Imports a command only when it is asked for."""
+
+import sys
+from importlib import import_module
+
+# Command -> what it does, one line.
+COMMANDS = {
+    "prepare": "raw text in, a corpus folder out",
+    "train": "pre-training and fine-tuning; resumes by itself",
+    "evaluate": "loss and perplexity of a checkpoint on a corpus",
+    "generate": "text from a checkpoint",
+    "report": "a run's curves as PNG files and one HTML file",
+    "bench": "measures what the performance table claims",
+}
+HELP = ("--help", "-h", "help")
+USAGE_CODE = 2
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command and returns its exit code.
+
+    Args:
+        arguments: without the program's name; by default those of this process.
+    """
+    words = sys.argv[1:] if arguments is None else arguments
+    if not words or words[0] in HELP:
+        print(overview())
+        return 0 if words else USAGE_CODE
+    command, *overrides = words
+    if command not in COMMANDS:
+        sys.stderr.write(unknown(command) + "\n")
+        return USAGE_CODE
+    if any(word in HELP for word in overrides):
+        from .help import command_help
+
+        print(command_help(command, COMMANDS[command]))
+        return 0
+    try:
+        return int(import_module(f".commands.{command}", __package__).main(overrides))
+    except Exception as error:
+        from .outcome import complain
+
+        return complain(error, rank=0)
+
+
+def overview() -> str:
+    """What `hexareme --help` prints."""
+    rows = "\n".join(f"  {name:<10} {what}" for name, what in COMMANDS.items())
+    return (f"Hexareme trains large language models.\n\nusage: hexareme <command> key=value ...\n\n{rows}\n\n"
+            "`hexareme <command> --help` lists the keys of a command, with examples.")
+
+
+def unknown(command: str) -> str:
+    """The error line for a command that is none."""
+    from difflib import get_close_matches
+
+    if "=" in command:
+        return f"ERROR {USAGE_CODE} rank=0 step=0 {command!r} stands where a command belongs (do: hexareme train {command} ...)"
+    close = get_close_matches(command, COMMANDS, n=1, cutoff=0.4)
+    way = f"did you mean `hexareme {close[0]}`?" if close else f"take one of {', '.join(COMMANDS)}"
+    return f"ERROR {USAGE_CODE} rank=0 step=0 there is no command {command!r} (do: {way})"

@@ -1,0 +1,31 @@
+"""`hexareme train`: validates the run, then starts its ranks."""
+
+import os
+from pathlib import Path
+
+from ...conf.compose import compose
+from ..environment import FrontEnd, on_cpu, read_environment
+from ..local import start_local
+from ..outcome import complain
+from ..rank import run_rank
+from ..watcher import main as watch
+from ..watcher import validated
+
+
+def main(overrides: list[str]) -> int:
+    """Starts cluster.ranks_per_node ranks on this machine; below torchrun, srun or mpirun it is itself one rank.
+
+    Args:
+        overrides: of the configuration.
+
+    Returns:
+        The exit code of the first cause (DESIGN.md 2.4).
+    """
+    try:
+        if read_environment(os.environ).front_end is not FrontEnd.python:
+            return watch(overrides, run_rank)
+        ranks = int(compose("train", overrides).cluster.ranks_per_node)
+        config = validated(overrides, ranks, cpu=on_cpu())
+    except Exception as error:
+        return complain(error, rank=0)
+    return start_local(overrides, ranks=ranks, directory=Path(config.run.directory))

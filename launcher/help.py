@@ -1,0 +1,67 @@
+"""`hexareme <command> --help`, written from the schema, so that it cannot be out of date."""
+
+from dataclasses import Field
+from typing import Any
+
+from ..conf.compose import defaults, options
+from ..conf.errors import show
+from ..conf.keys import allowed, table
+from ..conf.registry import COMMANDS
+
+EXAMPLES = {
+    "prepare": (
+        "hexareme prepare input=texts output=corpora/mine",
+        "hexareme prepare 'input=[wiki/*.jsonl.zst,books.parquet]' output=corpora/mix tokenizer.kind=byte_bpe tokenizer.vocab_size=50000",
+        "hexareme prepare input=texts output=corpora/llama tokenizer.kind=huggingface tokenizer.path=llama/tokenizer.json",
+    ),
+    "train": (
+        "hexareme train experiment=quickstart data.train=corpora/mine cluster.ranks_per_node=2",
+        "deepspeed --num_gpus 8 launcher/train.py experiment=gpt2_124m data.train=corpora/mine",
+        "hexareme train model=llama_1b data.train=corpora/mine train.steps=1000 batch.global_size=64 batch.micro_size=2 parallel=zero3",
+    ),
+    "evaluate": (
+        "hexareme evaluate directory=runs/quickstart",
+        "hexareme evaluate directory=runs/quickstart corpus=corpora/other part=train samples=512",
+        "hexareme evaluate checkpoint=runs/quickstart/checkpoints/step-00000100 output=result.json",
+    ),
+    "generate": (
+        "hexareme generate directory=runs/quickstart prompt='def main():'",
+        "hexareme generate directory=runs/quickstart temperature=0 max_new_tokens=64",
+        "hexareme generate directory=runs/quickstart top_k=40 top_p=0.9 seed=1 'stop=[\"\\n\\n\"]'",
+    ),
+    "report": (
+        "hexareme report directory=runs/quickstart",
+        "hexareme report directory=runs/quickstart output=public/quickstart",
+        "hexareme report directory=/mnt/runs/llama_8b",
+    ),
+    "bench": (
+        "hexareme bench suite=overhead",
+        "hexareme bench suite=overhead model=quickstart steps=100",
+        "hexareme bench suite=overhead output=overhead.json",
+    ),
+}
+
+
+def command_help(command: str, what: str) -> str:
+    """The whole help text of a command.
+
+    Args:
+        command: its name.
+        what: one line about it.
+    """
+    schema = COMMANDS[command].schema()
+    groups = options(command)
+    parts = [f"hexareme {command}: {what}", f"usage: hexareme {command} key=value ..."]
+    if groups:
+        rows = "\n".join(f"  {group}=<{' | '.join(names)}>" for group, names in groups.items())
+        parts.append(f"groups (each a YAML file of keys):\n{rows}")
+    preset = defaults(command)
+    rows = "\n".join(row(key, preset[key], hint, entry) for key, (hint, entry) in table(schema).items())
+    examples = "\n".join(f"  {example}" for example in EXAMPLES[command])
+    return "\n\n".join([*parts, f"keys:\n{rows}", f"examples:\n{examples}"])
+
+
+def row(key: str, default: Any, hint: Any, entry: Field[Any]) -> str:
+    """One key: name, default, type and range, meaning."""
+    start = "required" if default == "???" else f"[{show(default)}]".replace("[]", "[empty]")
+    return f"  {key} {start}\n      {entry.metadata.get('help', '')} ({allowed(hint, entry.metadata.get('rule', {}))})"

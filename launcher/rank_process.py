@@ -1,0 +1,98 @@
+"""What the forked child does around the rank's own work: its log, its last word to the watcher, and its exit."""
+
+import faulthandler
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import NoReturn, TextIO
+
+from ..conf.schema import Config
+from .environment import Environment
+from .outcome import Outcome, outcome_of
+from .processes import die_with_parent
+from .vigil import watched_signals
+
+# Does the rank's work; returns the reason for `exit.json`, raises what has an exit code.
+RankFunction = Callable[[Config, Environment], str]
+
+LAST_WORD_CHARACTERS = 8000  # whole in the pipe's 64 KiB: the watcher reads it only after the rank has ended
+
+
+def log_file(directory: Path, rank: int) -> Path:
+    """Where a rank's log lies."""
+    return directory / "logs" / f"rank-{rank:05d}.log"
+
+
+def become_rank(config: Config, environment: Environment, run: RankFunction, *, writer: int, watcher: int) -> NoReturn:
+    """Runs the rank in this freshly forked process and ends the process.
+
+    Args:
+        config: resolved and checked.
+        environment: this rank's place.
+        run: the rank's work.
+        writer: pipe to the watcher.
+        watcher: its process id.
+    """
+    die_with_parent(watcher)
+    outcome = Outcome(code=1, reason="error")
+    path = log_file(Path(config.run.directory), environment.rank)
+    try:
+        log = open_log(path, environment.rank)
+        os.environ.update(environment.variables())
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal tells every process; the watcher makes a SIGTERM of it
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, watched_signals())
+        try:
+            outcome = Outcome(code=0, reason=run(config, environment))
+        except BaseException:
+            log.write(traceback.format_exc())
+            log.flush()
+            raise
+    except BaseException as error:  # the one place where everything ends: as an exit code and one line
+        outcome = outcome_of(error, log=path)
+    finally:
+        send(outcome, writer)
+        flush_output()
+        os._exit(outcome.code)  # atexit handlers and destructors of a broken run may hang for ever
+
+
+def open_log(path: Path, rank: int) -> TextIO:
+    """The rank's log, appended to; every rank but 0 prints into it instead of on the terminal."""
+    log = path.open("a", buffering=1)
+    log.write(f"--- rank {rank}, process {os.getpid()}, {time.strftime('%Y-%m-%d %H:%M:%S %z')}\n")
+    faulthandler.enable(log)  # a crash in native code leaves its Python stack here
+    if rank > 0:
+        flush_output()
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    return log
+
+
+def flush_output() -> None:
+    """Writes out what is buffered; a closed terminal is no reason to fail now."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            continue
+
+
+def send(outcome: Outcome, writer: int) -> None:
+    """The rank's last word."""
+    fields = asdict(outcome) | {"what": outcome.what[:LAST_WORD_CHARACTERS], "do": outcome.do[:LAST_WORD_CHARACTERS]}
+    os.write(writer, json.dumps(fields).encode())
+
+
+def read_outcome(reader: int) -> Outcome | None:
+    """What the rank said before it ended; None where it was killed before it could. Never waits: the rank has ended."""
+    os.set_blocking(reader, False)  # a stray child of the rank may still hold the other end open
+    try:
+        content = os.read(reader, 1 << 16)
+    except BlockingIOError:
+        return None
+    return Outcome(**json.loads(content)) if content else None

@@ -1,0 +1,98 @@
+"""Waiting for a rank: passes signals on, notices a lost front end, and ends a rank that will not end."""
+
+import os
+import signal
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+
+from .environment import FrontEnd
+from .outcome import SIGNAL_CODE, Outcome, outcome_of_status
+from .processes import parent_of, reap
+
+GRACE_SECONDS = 30.0  # to save after SIGTERM; Slurm's KillWait and DeepSpeed's launcher wait as long
+SAME_REQUEST_SECONDS = 0.5  # Ctrl-C reaches every process of the terminal, and launchers pass it on once more
+LOOK_SECONDS = 0.5  # between looks at the front end
+
+
+
+def watched_signals() -> set[signal.Signals]:
+    """What a watcher takes for its rank; what the user chose to ignore (nohup, a background job) stays ignored."""
+    asked = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1}
+    return {number for number in asked if signal.getsignal(number) is not signal.SIG_IGN} | {signal.SIGCHLD}
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a rank ended.
+
+    Args:
+        status: its wait status.
+        forced: why the watcher killed it; None where it ended by itself.
+    """
+
+    status: int
+    forced: Outcome | None
+
+    def outcome(self, said: Outcome | None) -> Outcome:
+        """What counts: the watcher's own reason to kill, then a death by signal, then the rank's own word."""
+        if os.WIFSIGNALED(self.status):
+            return self.forced or outcome_of_status(self.status)
+        return said or outcome_of_status(self.status)
+
+
+class Vigil:
+    """One rank, from fork to end. The signals of `watched_signals` must be blocked in this process.
+
+    Args:
+        rank: process id.
+        front_end: who started the watcher.
+    """
+
+    def __init__(self, rank: int, front_end: FrontEnd) -> None:
+        self._rank = rank
+        self._parent = os.getppid()
+        # `deepspeed` starts a launch.py that starts us; SIGTERM to the former leaves the latter running.
+        self._grandparent = parent_of(self._parent) if front_end is FrontEnd.deepspeed else 0
+        self._interrupted_at: float | None = None
+        self._deadline: float | None = None
+        self._forced: Outcome | None = None
+
+    def wait(self) -> Ending:
+        """Returns when the rank has ended."""
+        watched = watched_signals()
+        while True:
+            caught = signal.sigtimedwait(watched, LOOK_SECONDS)
+            if caught is not None and caught.si_signo != signal.SIGCHLD:
+                self._pass_on(signal.Signals(caught.si_signo))
+            status = reap().get(self._rank)
+            if status is not None:
+                return Ending(status, self._forced)
+            if self._deadline is None and self._front_end_lost():
+                self._pass_on(signal.SIGTERM)
+            if self._deadline is not None and time.monotonic() > self._deadline:
+                self._kill(Outcome(code=SIGNAL_CODE + signal.SIGTERM, reason="killed", what="was asked to stop and had not after "
+                                   f"{GRACE_SECONDS:.0f} s, so it was killed", do="start the same command to go on from the last checkpoint"))
+
+    def _pass_on(self, number: signal.Signals) -> None:
+        now = time.monotonic()
+        if number is signal.SIGINT:
+            if self._interrupted_at is not None and now - self._interrupted_at > SAME_REQUEST_SECONDS:
+                self._kill(Outcome(code=SIGNAL_CODE + signal.SIGINT, reason="interrupted", what="was interrupted twice, so it was killed",
+                                   do="start the same command to go on from the last checkpoint"))
+                return
+            self._interrupted_at = self._interrupted_at or now
+        else:
+            self._deadline = self._deadline or now + GRACE_SECONDS
+        self._send(signal.SIGTERM if number is signal.SIGHUP else number)
+
+    def _kill(self, why: Outcome) -> None:
+        self._forced = self._forced or why
+        self._send(signal.SIGKILL)
+
+    def _send(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(self._rank, number)
+
+    def _front_end_lost(self) -> bool:
+        return self._grandparent != 0 and parent_of(self._parent) != self._grandparent

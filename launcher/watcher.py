@@ -1,0 +1,123 @@
+"""The process between the front end and the rank: validates, forks the rank, stays with it, and tells how it ended.
+
+It never imports torch, so it starts at once, stays small, and outlives whatever happens to the rank.
+"""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..conf.compose import compose
+from ..conf.errors import ConfigError
+from ..conf.schema import Config
+from ..core.combine import problems
+from ..core.corpora import corpus_problems
+from .environment import Environment, FrontEnd, on_cpu, read_environment, without_local_rank
+from .outcome import IN_USE_CODE, PEER_CODE, ExitFile, Outcome, complain, last_step
+from .processes import adopt_orphans, die_with_parent, end_descendants
+from .rank_process import RankFunction, become_rank, read_outcome
+from .vigil import Vigil, watched_signals
+
+FIRST_CAUSE_SECONDS = 3.0  # how long a rank that only lost a peer waits for the peer to say why
+HELPERS_SECONDS = 7.0  # for what the rank started to end by itself; tracking needs up to 6 after a kill
+
+
+def main(arguments: Sequence[str], run: RankFunction) -> int:
+    """One rank from command line to exit code.
+
+    Args:
+        arguments: overrides, and whatever the front end appended.
+        run: what the forked rank does.
+    """
+    try:
+        environment = read_environment(os.environ)
+    except Exception as error:  # no rank can be named, so each process speaks for itself
+        return complain(error, rank=0)
+    try:
+        config = validated(without_local_rank(arguments), environment.world_size, cpu=on_cpu())
+    except Exception as error:
+        return complain(error, rank=environment.rank, speak=environment.rank == 0)
+    return watch(config, environment, run)
+
+
+def validated(overrides: Sequence[str], world_size: int, *, cpu: bool = False) -> Config:
+    """The config of a training run that can start.
+
+    Args:
+        overrides: as on the command line.
+        world_size: ranks that will run it.
+        cpu: whether the ranks are known to have no accelerator.
+
+    Raises:
+        ConfigError: with every problem of the config, of its sections together, and of its corpora.
+        DataError: a corpus is missing.
+    """
+    config = compose("train", overrides)
+    assert isinstance(config, Config)
+    found = problems(config, world_size=world_size, on_cpu=cpu) + corpus_problems(config)
+    if found:
+        raise ConfigError(found)
+    return config
+
+
+def watch(config: Config, environment: Environment, run: RankFunction) -> int:
+    """Forks the rank and stays with it to the end.
+
+    Returns:
+        The rank's true exit code.
+    """
+    directory = Path(config.run.directory)
+    exit_file = ExitFile(directory)
+    signal.pthread_sigmask(signal.SIG_BLOCK, watched_signals())  # taken one by one by sigtimedwait: no handler, no race
+    if environment.front_end is not FrontEnd.python:  # a shell may end before its background job, a launcher may not
+        die_with_parent(environment.parent)
+    adopt_orphans()
+    try:
+        (directory / "logs").mkdir(parents=True, exist_ok=True)
+        if environment.rank == 0:
+            exit_file.clear()
+    except OSError as error:
+        return complain(error, rank=environment.rank)
+    outcome = attend(config, environment, run).at(rank=environment.rank, step=last_step(directory))
+    first_cause = record(outcome, exit_file)
+    end_descendants(patience_seconds=HELPERS_SECONDS)
+    if first_cause and outcome.code != 0:
+        sys.stderr.write(outcome.line() + "\n")
+    return outcome.code
+
+
+def attend(config: Config, environment: Environment, run: RankFunction) -> Outcome:
+    """Forks the rank and waits for its end."""
+    reader, writer = os.pipe()
+    watcher = os.getpid()
+    sys.stdout.flush()  # what is buffered here would be written twice
+    sys.stderr.flush()
+    rank = os.fork()
+    if rank == 0:
+        os.close(reader)
+        become_rank(config, environment, run, writer=writer, watcher=watcher)
+    os.close(writer)
+    ending = Vigil(rank, environment.front_end).wait()
+    said = read_outcome(reader)
+    os.close(reader)
+    return ending.outcome(said)
+
+
+def record(outcome: Outcome, exit_file: ExitFile) -> bool:
+    """Writes `exit.json`; returns whether this rank is the first cause, the one that speaks."""
+    if outcome.code == 0:
+        return outcome.rank == 0 and exit_file.write(outcome)
+    if outcome.code == IN_USE_CODE:  # the folder and its exit.json belong to somebody else
+        exit_file.restore()
+        return outcome.rank == 0
+    if outcome.code == PEER_CODE:
+        deadline = time.monotonic() + FIRST_CAUSE_SECONDS
+        while exit_file.read() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+    try:
+        return exit_file.write(outcome)
+    except OSError:  # the disk may be what failed; the line on stderr must still come
+        return True
