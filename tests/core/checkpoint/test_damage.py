@@ -1,0 +1,347 @@
+"""Damaged and hostile folders: found before a byte is used, named, and an older checkpoint serves."""
+
+import hashlib
+import json
+import logging
+import os
+import random
+import resource
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from hexareme.core.checkpoint.checkpointer import Checkpointer
+from hexareme.core.checkpoint.fragment import Fragment
+from hexareme.core.checkpoint.reader import Checkpoint
+from hexareme.core.checkpoint.strict_json import DamagedError
+from hexareme.core.errors import CheckpointError
+from hexareme.parallel.partition import ShardSpec
+
+from .layouts import Layout, small_state
+from .ranks import alone, on_threads
+from .test_round_trip import save
+
+LAYOUT = Layout(2, 2)
+
+
+@pytest.fixture(scope="module")
+def two_checkpoints(tmp_path_factory) -> Path:
+    directory = tmp_path_factory.mktemp("two")
+    for step in (10, 20):
+        state, cuts = small_state(step)
+        save(directory, state, cuts, LAYOUT, step)
+    return directory
+
+
+@pytest.fixture
+def directory(two_checkpoints, tmp_path) -> Path:
+    return Path(shutil.copytree(two_checkpoints, tmp_path / "checkpoints"))
+
+
+def blank() -> list[Fragment]:
+    state, _ = small_state()
+    return [
+        Fragment(name, "parameter", ShardSpec.whole(tuple(tensor.shape)), 0, torch.full((tensor.numel(),), 77.0))
+        for name, tensor in state.items()
+    ]
+
+
+def loads(directory: Path, *, must: bool = False) -> tuple[Checkpoint, list[Fragment]]:
+    live = blank()
+    found = alone(directory).load_newest(live, must=must)
+    assert found is not None
+    state, _ = small_state(found[0].step)
+    for fragment in live:
+        assert fragment.tensor.equal(state[fragment.name].view(-1))
+    return found[0], live
+
+
+def assert_falls_back(directory: Path, caplog, *names: str) -> None:
+    """The newest is refused by name, before anything of it is used; the one before it serves, loudly."""
+    with pytest.raises(CheckpointError) as caught:
+        loads(directory, must=True)
+    assert any(name in str(caught.value) for name in names), caught.value
+    assert caught.value.exit_code == 4
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        assert loads(directory)[0].step == 10
+    assert any(name in caplog.text for name in names)
+
+
+def test_every_flipped_bit_is_found(directory, caplog):
+    generator = random.Random(1)
+    folder = directory / "step-00000020"
+    files = sorted(path for path in folder.iterdir())
+    for _ in range(100):
+        path = generator.choice(files)
+        content = bytearray(path.read_bytes())
+        at, bit = generator.randrange(len(content)), generator.randrange(8)
+        content[at] ^= 1 << bit
+        before = path.read_bytes()
+        path.write_bytes(content)
+        with pytest.raises(DamagedError, match=path.name):
+            Checkpoint.open(folder).verify()
+        with caplog.at_level(logging.WARNING):
+            assert loads(directory)[0].step == 10, (path.name, at, bit)
+        path.write_bytes(before)
+    assert loads(directory)[0].step == 20
+
+
+def test_no_byte_of_a_bad_block_is_used(directory):
+    folder = directory / "step-00000020"
+    for path in folder.glob("*.safetensors"):
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+    live = blank()
+    with pytest.raises(DamagedError):
+        Checkpoint.open(folder).load(live)
+    assert all(fragment.tensor.eq(77).all() for fragment in live)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "rank-00000.safetensors", "rank-00003.safetensors"])
+@pytest.mark.parametrize("length", ["0", "1", "half", "-1", "+1", "gone", "link", "folder", "pipe"])
+def test_a_file_of_another_size_or_kind(directory, caplog, name, length, tmp_path):
+    path = directory / "step-00000020" / name
+    size = path.stat().st_size
+    match length:
+        case "gone" | "link" | "folder" | "pipe":
+            shutil.move(path, tmp_path / name)
+            if length == "link":
+                path.symlink_to(tmp_path / name)
+            elif length == "folder":
+                path.mkdir()
+            elif length == "pipe":
+                os.mkfifo(path)
+        case "+1":
+            path.write_bytes(path.read_bytes() + b"\n")
+        case _:
+            os.truncate(path, {"0": 0, "1": 1, "half": size // 2, "-1": size - 1}[length])
+    assert_falls_back(directory, caplog, name)
+
+
+def test_swapped_files(directory, caplog):
+    a, b = (directory / "step-00000020" / f"rank-0000{rank}.safetensors" for rank in (1, 3))
+    assert a.stat().st_size != b.stat().st_size or a.read_bytes() != b.read_bytes()
+    a.rename(a.with_suffix(".x"))
+    b.rename(a)
+    a.with_suffix(".x").rename(b)
+    assert_falls_back(directory, caplog, a.name, b.name)
+
+
+def test_files_of_another_step(directory, caplog):
+    folder = directory / "step-00000020"
+    shutil.copy(directory / "step-00000010" / "rank-00001.safetensors", folder)
+    assert_falls_back(directory, caplog, "rank-00001.safetensors")
+    shutil.copy(directory / "step-00000010" / "manifest.json", folder)
+    assert_falls_back(directory, caplog, "manifest.json")
+
+
+def test_extra_files_change_nothing(directory):
+    (directory / "step-00000020" / "rank-00009.safetensors").write_bytes(b"x")
+    (directory / "step-00000020" / "notes.txt").write_text("mine")
+    assert loads(directory)[0].step == 20
+
+
+HINTS = {
+    "missing": None,
+    "empty": b"",
+    "binary": bytes(range(256))[128:],
+    "garbage": b"\0\0\0",
+    "not there": b"step-00000099\n",
+    "out": b"../../x",
+    "absolute": b"/etc",
+    "large": b"step-00000020" * 800_000,
+    "short": b"step-20",
+    "another number": "step-０0000020".encode(),
+    "two lines": b"step-00000020\nstep-00000010\n",
+}
+
+
+@pytest.mark.parametrize("hint", HINTS)
+def test_a_wrong_hint_is_ignored_loudly_or_refused(directory, caplog, hint):
+    (directory / "latest").unlink()
+    content = HINTS[hint]
+    if content is not None:
+        (directory / "latest").write_bytes(content)
+    with pytest.raises(CheckpointError, match="latest"):
+        loads(directory, must=True)
+    with caplog.at_level(logging.WARNING):
+        assert loads(directory)[0].step == 20
+    assert "latest" in caplog.text
+    newest = alone(directory).newest()
+    assert newest is not None and newest.step == 20
+
+
+def test_a_hint_that_is_a_link_out_is_refused(directory, tmp_path, caplog):
+    (tmp_path / "elsewhere").write_text("step-00000020\n")
+    (directory / "latest").unlink()
+    (directory / "latest").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(CheckpointError, match="latest"):
+        loads(directory, must=True)
+    assert loads(directory)[0].step == 20
+
+
+def test_a_folder_that_is_a_link_out_is_passed_over(directory, tmp_path):
+    shutil.move(directory / "step-00000020", tmp_path / "stolen")
+    (directory / "step-00000020").symlink_to(tmp_path / "stolen")
+    assert loads(directory)[0].step == 10
+    with pytest.raises(CheckpointError, match="names step-00000020"):
+        loads(directory, must=True)
+
+
+def test_an_older_hint_is_right(directory, caplog):
+    """A crash between the rename and the hint leaves this; the newest whole folder counts."""
+    (directory / "latest").write_text("step-00000010\n")
+    assert loads(directory, must=True)[0].step == 20
+    assert not caplog.text
+
+
+def test_nothing_whole_is_never_a_fresh_start(directory):
+    for folder in directory.glob("step-*"):
+        (folder / "manifest.json").unlink()
+    with pytest.raises(CheckpointError, match="no whole checkpoint"):
+        loads(directory)
+    assert alone(directory).newest() is None
+
+
+def test_an_empty_folder_is_a_fresh_start(tmp_path):
+    assert alone(tmp_path).load_newest([]) is None
+    assert alone(tmp_path / "missing").load_newest([]) is None
+    assert alone(tmp_path / "missing").newest() is None
+    with pytest.raises(CheckpointError, match="latest"):
+        alone(tmp_path).load_newest([], must=True)
+
+
+def test_damage_on_one_rank_makes_all_ranks_fall_back(directory):
+    """Each rank loads only its own part, so only one of them meets the damage."""
+    path = directory / "step-00000020" / "rank-00003.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    state, cuts = small_state(10)
+
+    def action(checkpointer: Checkpointer, rank: int) -> int:
+        from .layouts import fragments, local_flat
+
+        held = local_flat(state, cuts, LAYOUT, rank)
+        live = fragments(held, LAYOUT, rank, blank=True)
+        found = checkpointer.load_newest(live)
+        assert found and all(fragment.tensor.equal(part[3]) for fragment, part in zip(live, held, strict=True))
+        return found[0].step
+
+    assert on_threads(4, directory, action) == [10, 10, 10, 10]
+
+
+def test_a_refusal_on_one_rank_stops_all(directory):
+    def action(checkpointer: Checkpointer, rank: int) -> None:
+        def accept(checkpoint: Checkpoint) -> None:
+            if rank == 1:
+                raise CheckpointError("no", do="x")
+
+        checkpointer.load_newest([], accept=accept)
+
+    errors = on_threads(3, directory, action)
+    assert [type(error) for error in errors] == [CheckpointError] * 3
+
+
+def test_ranks_that_see_different_folders_stop(directory, tmp_path):
+    def action(checkpointer: Checkpointer, rank: int) -> None:
+        checkpointer._directory = directory if rank else tmp_path / "none"
+        checkpointer.load_newest([])
+
+    errors = on_threads(3, directory, action)
+    assert all("see different checkpoints" in str(error) for error in errors)
+
+
+def sealed(fields: dict) -> bytes:
+    """A manifest whose checksum is right, as an attacker can make it; by the format's description, not by our code."""
+    body = json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
+    return body[:-1] + b',"sha256":"' + hashlib.sha256(body).hexdigest().encode() + b'"}\n'
+
+
+def honest(directory: Path) -> dict:
+    fields = json.loads((directory / "step-00000020" / "manifest.json").read_bytes())
+    del fields["sha256"]
+    return fields
+
+
+def test_the_seal_is_as_described(directory):
+    assert sealed(honest(directory)) == (directory / "step-00000020" / "manifest.json").read_bytes()
+
+
+LIES = {
+    "huge shape": lambda m: m["tensors"][0].update(shape=[10**15, 10**15]),
+    "huge slice": lambda m: m["tensors"][0]["slices"][0].update(shape=[10**15]),
+    "huge everything": lambda m: (m["tensors"][0].update(shape=[10**15]), m["tensors"][0].update(slices=[{"file": "rank-00000.safetensors", "offset": 0, "starts": [0], "shape": [10**15]}])),
+    "negative shape": lambda m: m["tensors"][0].update(shape=[-4]),
+    "wrong shape": lambda m: m["tensors"][0].update(shape=[1, 2, 3]),
+    "no shape": lambda m: m["tensors"][0].pop("shape"),
+    "true as a number": lambda m: m["tensors"][0].update(shape=[True]),
+    "a thousand dims": lambda m: m["tensors"][0].update(shape=[1] * 1000),
+    "negative offset": lambda m: m["tensors"][0]["slices"][0].update(offset=-8),
+    "offset beyond the end": lambda m: m["tensors"][0]["slices"][0].update(offset=2**40),
+    "odd offset": lambda m: m["tensors"][0]["slices"][0].update(offset=m["tensors"][0]["slices"][0]["offset"] + 1),
+    "offset of 2**64": lambda m: m["tensors"][0]["slices"][0].update(offset=2**64),
+    "float offset": lambda m: m["tensors"][0]["slices"][0].update(offset=8.0),
+    "overlapping slices": lambda m: m["tensors"][0]["slices"].append(m["tensors"][0]["slices"][0]),
+    "missing slice": lambda m: m["tensors"][0]["slices"].pop(),
+    "shared bytes": lambda m: m["tensors"][-1]["slices"][0].update(offset=m["tensors"][0]["slices"][0]["offset"], file=m["tensors"][0]["slices"][0]["file"]),
+    "duplicate tensor": lambda m: m["tensors"].append(m["tensors"][0]),
+    "unknown dtype": lambda m: m["tensors"][0].update(dtype="object"),
+    "smaller dtype": lambda m: m["tensors"][0].update(dtype="float64"),
+    "file outside": lambda m: m["files"].update({"../../etc/passwd": m["files"].pop("rank-00000.safetensors")}),
+    "absolute file": lambda m: m["files"].update({"/etc/passwd": {"size": 1, "blocks": ["0" * 32]}}),
+    "unlisted file": lambda m: m["tensors"][0]["slices"][0].update(file="rank-00007.safetensors"),
+    "huge file": lambda m: m["files"]["rank-00000.safetensors"].update(size=2**62),
+    "too few blocks": lambda m: m["files"]["rank-00000.safetensors"].update(blocks=[]),
+    "block as a number": lambda m: m["files"]["rank-00000.safetensors"].update(blocks=[7]),
+    "capital block": lambda m: m["files"]["rank-00000.safetensors"].update(blocks=["A" * 32]),
+    "tensors as text": lambda m: m.update(tensors="x"),
+    "tensor as null": lambda m: m.update(tensors=[None]),
+    "slices as object": lambda m: m["tensors"][0].update(slices={}),
+    "no step": lambda m: m.pop("step"),
+    "step as text": lambda m: m.update(step="20"),
+    "other step": lambda m: m.update(step=21),
+    "config as list": lambda m: m.update(config=[]),
+    "name as list": lambda m: m["tensors"][0].update(name=[]),
+    "name of a megabyte": lambda m: m["tensors"][0].update(name="x" * 2**20),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_lying_manifest_is_refused_in_bounded_memory(directory, caplog, lie):
+    fields = honest(directory)
+    LIES[lie](fields)
+    (directory / "step-00000020" / "manifest.json").write_bytes(sealed(fields))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert_falls_back(directory, caplog, "manifest.json", "rank-00000.safetensors")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"{}", b"[]", b"null", b"[" * 100_000, b'{"version":1,"version":1}', b'{"version":NaN}', b'{"version":' + b"9" * 10_000 + b"}", b"\xff{}", b'{"a":"\\ud800"}'],
+)
+def test_sealed_nonsense_is_refused(directory, caplog, body):
+    seal = b',"sha256":"' + hashlib.sha256(body[:-1] + b"}").hexdigest().encode() + b'"}\n'
+    (directory / "step-00000020" / "manifest.json").write_bytes(body[:-1] + seal)
+    assert_falls_back(directory, caplog, "manifest.json")
+
+
+def test_a_later_version_is_refused_by_name(directory):
+    fields = honest(directory)
+    fields["version"] = 2
+    (directory / "step-00000020" / "manifest.json").write_bytes(sealed(fields))
+    for must in (True, False):
+        with pytest.raises(CheckpointError, match=r"format version 2; this Hexareme reads version 1"):
+            loads(directory, must=must)
+
+
+def test_nothing_here_can_run_code():
+    import hexareme.core.checkpoint as package
+
+    source = "".join(path.read_text() for folder in package.__path__ for path in Path(folder).glob("*.py"))
+    assert "import xxhash" in source
+    assert not any(word in source for word in ("pickle", "torch.load", "torch.save", "eval(", "allow_pickle"))
