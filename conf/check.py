@@ -22,7 +22,8 @@ def forbidden(key: str, value: Any) -> Problem | None:
     if any(part in ("_target_", "_partial_", "_recursive_", "_convert_") for part in key.split(".")):
         return Problem(key, value, "would make Hydra call a function", "leave it out: a config holds values only")
     if isinstance(value, str) and RESOLVER.search(value):
-        return Problem(key, value, "uses a resolver, which could put a secret into config.yaml", "write the value, or ${section.key} to repeat another key")
+        return Problem(key, value, "uses a resolver, which could put a secret into config.yaml",
+                       "write the value, or ${section.key} to repeat another key")
     if isinstance(value, list | tuple | Mapping):
         inner = enumerate(value) if isinstance(value, list | tuple) else value.items()
         return next((found for name, item in inner if (found := forbidden(f"{key}.{name}", item))), None)
@@ -61,7 +62,8 @@ def misfit(structure: DictConfig, key: str, value: Any, schema: type[Any]) -> Pr
         guess = nearest(key, known)
         section = key in {name.rpartition(".")[0] for name in known}
         reason = "is a section, not a key" if section else "is not a known key"
-        return Problem(key, value, reason, f"did you mean {guess}?" if guess else f"the sections are {', '.join(sorted({k.split('.')[0] for k in known}))}")
+        sections = ", ".join(sorted({name.split(".")[0] for name in known}))
+        return Problem(key, value, reason, f"did you mean {guess}?" if guess else f"take one of {sections}")
     hint, entry = known[key]
     if isinstance(value, str) and "${" in value or value == "???":
         return None  # judged when it is resolved
@@ -106,7 +108,8 @@ def violations(config: DictConfig, schema: type[Any]) -> Iterator[Problem]:
         if refused:
             yield refused
         elif OmegaConf.is_missing(node, name):
-            yield Problem(key, "???", f"has no value: {entry.metadata.get('help', '')}", f"add {key}=<{allowed(hint, entry.metadata.get('rule', {}))}>")
+            kind = allowed(hint, entry.metadata.get("rule", {}))
+            yield Problem(key, "???", f"has no value ({entry.metadata.get('help', '')})", f"add {key}=<{kind}>")
         else:
             yield from judged(node, name, key, hint, entry.metadata.get("rule", {}))
 

@@ -49,7 +49,8 @@ def compose(command: str, overrides: Sequence[str]) -> Any:
         try:
             config = hydra_compose(command, accepted)
         except (HydraException, OmegaConfBaseException) as error:
-            problems.append(Problem(command, "???", f"cannot be composed: {first_line(error)}", "mend the YAML file or the override it names"))
+            problems.append(Problem(f"{command}.yaml", "???", f"cannot be composed: {' '.join(str(error).split())}",
+                                    "mend the YAML file or the override that is named"))
             raise ConfigError(problems) from error
     return finished(config, schema, problems)
 

@@ -70,6 +70,9 @@ def run_rules(config: Config) -> Iterator[Problem]:
         yield Problem("run.restarts", config.run.restarts, LATER, "set run.restarts=0 and start the same command again after a crash")
     if config.checkpoint.asynchronous:
         yield Problem("checkpoint.asynchronous", True, LATER, "set checkpoint.asynchronous=false")
+    if config.cluster.kind is ClusterKind.local and config.cluster.nodes > 1:
+        yield Problem("cluster.nodes", config.cluster.nodes, "is more than one machine, and cluster=local is this one",
+                      "set cluster.nodes=1, or start launcher/train.py by deepspeed, torchrun or srun, which know many hosts")
     if config.cluster.kind is not ClusterKind.local:
         yield Problem("cluster.kind", config.cluster.kind, LATER,
                       "use cluster=local, or start launcher/train.py by deepspeed, torchrun or srun, which know many hosts")
@@ -82,12 +85,13 @@ def axis_rules(config: Config) -> Iterator[Problem]:
         if degree > 1:
             free = p.tp * degree
             usable = [tp for tp in divisors(tensor_unit(config)) if free % tp == 0]
-            yield Problem(f"parallel.{axis}", degree, LATER, f"set parallel.{axis}=1; the nearest layout is parallel.tp={max(usable)} with the "
-                          "other ranks on the data axis")
+            yield Problem(f"parallel.{axis}", degree, LATER, f"set parallel.{axis}=1; the nearest layout is parallel.tp={max(usable)} "
+                          "with the other ranks on the data axis")
     if p.sequence_parallel:
         yield Problem("parallel.sequence_parallel", True, LATER, "set parallel.sequence_parallel=false")
     if p.virtual_stages > 1:
-        yield Problem("parallel.virtual_stages", p.virtual_stages, "needs the pipeline axis, which " + LATER, "set parallel.virtual_stages=1")
+        yield Problem("parallel.virtual_stages", p.virtual_stages, f"needs the pipeline axis, which {LATER}",
+                      "set parallel.virtual_stages=1")
 
 
 def layout_rules(config: Config, world_size: int) -> Iterator[Problem]:
@@ -112,9 +116,10 @@ def batch_rules(config: Config, world_size: int) -> Iterator[Problem]:
     unit = b.micro_size * dp
     if unit and b.global_size % unit:
         near = " or ".join(map(str, nearest_multiples(b.global_size, unit)))
+        micro_sizes = divisors(b.global_size // dp) if b.global_size % dp == 0 else []
         yield Problem("batch.global_size", b.global_size, f"is not batch.micro_size={b.micro_size} x accumulation steps x dp={dp} "
-                      f"(dp: what parallel.tp={config.parallel.tp} leaves of {world_size} ranks)", f"try batch.global_size={near}, "
-                      f"or batch.micro_size in {[size for size in divisors(b.global_size) if b.global_size % (size * dp) == 0] or 'fewer ranks'}")
+                      f"(dp: what parallel.tp={config.parallel.tp} leaves of {world_size} ranks)",
+                      f"try batch.global_size={near}" + (f", or batch.micro_size in {micro_sizes}" if micro_sizes else ""))
 
 
 def model_rules(config: Config) -> Iterator[Problem]:
@@ -124,8 +129,9 @@ def model_rules(config: Config) -> Iterator[Problem]:
         yield Problem("model.num_heads", m.num_heads, f"does not divide model.hidden_size={m.hidden_size}",
                       f"try model.num_heads in {nearby(divisors(m.hidden_size), m.num_heads)}")
     elif m.positions is Positions.rope and m.hidden_size // m.num_heads % 2:
-        yield Problem("model.num_heads", m.num_heads, f"gives heads of {m.hidden_size // m.num_heads}, and rotary positions need an even size",
-                      f"try model.num_heads in {nearby([n for n in divisors(m.hidden_size) if m.hidden_size // n % 2 == 0], m.num_heads)}")
+        even = [heads for heads in divisors(m.hidden_size) if m.hidden_size // heads % 2 == 0]
+        yield Problem("model.num_heads", m.num_heads, f"gives heads of {m.hidden_size // m.num_heads}, and rotary positions need an even "
+                      "size", f"try model.num_heads in {nearby(even, m.num_heads)}" if even else "make model.hidden_size even")
     if m.num_heads % m.num_kv_heads:
         yield Problem("model.num_kv_heads", m.num_kv_heads, f"does not divide model.num_heads={m.num_heads}",
                       f"try model.num_kv_heads in {divisors(m.num_heads)}")
@@ -163,10 +169,11 @@ def course_rules(config: Config) -> Iterator[Problem]:
     if t.stop_at > t.steps:
         yield Problem("train.stop_at", t.stop_at, f"is beyond train.steps={t.steps}", f"set train.stop_at to at most {t.steps}, or 0")
     if s.warmup_steps > t.steps:
-        yield Problem("schedule.warmup_steps", s.warmup_steps, f"is more than train.steps={t.steps}", f"try schedule.warmup_steps={t.steps // 20}")
+        yield Problem("schedule.warmup_steps", s.warmup_steps, f"is more than train.steps={t.steps}",
+                      f"try schedule.warmup_steps={t.steps // 20}")
     elif s.name is ScheduleName.wsd and s.warmup_steps + s.decay_steps > t.steps:
-        yield Problem("schedule.decay_steps", s.decay_steps, f"and schedule.warmup_steps={s.warmup_steps} are more than train.steps={t.steps}",
-                      f"try schedule.decay_steps={(t.steps - s.warmup_steps) // 2}")
+        yield Problem("schedule.decay_steps", s.decay_steps, f"and schedule.warmup_steps={s.warmup_steps} are more than "
+                      f"train.steps={t.steps}", f"try schedule.decay_steps={(t.steps - s.warmup_steps) // 2}")
     if s.name is ScheduleName.wsd and s.decay_steps == 0:
         yield Problem("schedule.decay_steps", 0, "leaves wsd without its decay", f"try schedule.decay_steps={max(1, t.steps // 5)}, "
                       "or schedule=constant")

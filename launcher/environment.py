@@ -131,14 +131,12 @@ def _from_slurm(variables: Mapping[str, str]) -> Environment:
 
 def _from_open_mpi(variables: Mapping[str, str]) -> Environment:
     world_size, local_size = _number(variables, "OMPI_COMM_WORLD_SIZE"), _number(variables, "OMPI_COMM_WORLD_LOCAL_SIZE")
-    if world_size > local_size:
-        address = _text(variables, "MASTER_ADDR")  # Open MPI tells no rank where rank 0 lives
-    else:
-        address = variables.get("MASTER_ADDR", "127.0.0.1")
+    known = variables if world_size > local_size else {"MASTER_ADDR": "127.0.0.1", **variables}  # Open MPI does not say where rank 0 is
     job = variables.get("PMIX_NAMESPACE") or variables.get("OMPI_MCA_ess_base_jobid", "0")
     return Environment(
         rank=_number(variables, "OMPI_COMM_WORLD_RANK"), world_size=world_size,
-        local_rank=_number(variables, "OMPI_COMM_WORLD_LOCAL_RANK"), local_world_size=local_size, master_address=address,
+        local_rank=_number(variables, "OMPI_COMM_WORLD_LOCAL_RANK"), local_world_size=local_size,
+        master_address=_text(known, "MASTER_ADDR"),
         master_port=_number(variables, "MASTER_PORT") if "MASTER_PORT" in variables else agreed_port(job), front_end=FrontEnd.open_mpi,
     )
 

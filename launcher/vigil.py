@@ -71,23 +71,23 @@ class Vigil:
             if self._deadline is None and self._front_end_lost():
                 self._pass_on(signal.SIGTERM)
             if self._deadline is not None and time.monotonic() > self._deadline:
-                self._kill(Outcome(code=SIGNAL_CODE + signal.SIGTERM, reason="killed", what="was asked to stop and had not after "
-                                   f"{GRACE_SECONDS:.0f} s, so it was killed", do="start the same command to go on from the last checkpoint"))
+                self._kill(signal.SIGTERM, f"was asked to stop, had not after {GRACE_SECONDS:.0f} s, and was killed")
 
     def _pass_on(self, number: signal.Signals) -> None:
         now = time.monotonic()
         if number is signal.SIGINT:
             if self._interrupted_at is not None and now - self._interrupted_at > SAME_REQUEST_SECONDS:
-                self._kill(Outcome(code=SIGNAL_CODE + signal.SIGINT, reason="interrupted", what="was interrupted twice, so it was killed",
-                                   do="start the same command to go on from the last checkpoint"))
+                self._kill(signal.SIGINT, "was interrupted twice and killed")
                 return
             self._interrupted_at = self._interrupted_at or now
         else:
             self._deadline = self._deadline or now + GRACE_SECONDS
         self._send(signal.SIGTERM if number is signal.SIGHUP else number)
 
-    def _kill(self, why: Outcome) -> None:
-        self._forced = self._forced or why
+    def _kill(self, asked: signal.Signals, what: str) -> None:
+        """The exit code names the signal that asked, not the SIGKILL that had to follow."""
+        self._forced = self._forced or Outcome(code=SIGNAL_CODE + asked, reason="killed", what=what,
+                                               do="start the same command to go on from the last checkpoint")
         self._send(signal.SIGKILL)
 
     def _send(self, number: signal.Signals) -> None:

@@ -156,7 +156,8 @@ def test_functions_take_few_parameters():
 def test_no_bags_and_no_globals():
     wrong = [f"{name(path)}:{node.lineno} {node.name}(**{node.args.kwarg.arg})" for path in files(*LAYERS) for node in functions(path)
              if node.args.kwarg]
-    wrong += [f"{name(path)}:{node.lineno} global" for path in files(*LAYERS) for node in ast.walk(tree(path)) if isinstance(node, ast.Global)]
+    wrong += [f"{name(path)}:{node.lineno} global" for path in files(*LAYERS) for node in ast.walk(tree(path))
+              if isinstance(node, ast.Global)]
     assert not wrong
 
 
