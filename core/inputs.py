@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..data.batch import Batch
-from .model.inputs import ModelInput
+from .model.input import ModelInput
 
 
 @dataclass(frozen=True)

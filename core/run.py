@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,22 +10,28 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ..conf.dump import as_dict
+from ..conf.compose import as_dict
 from ..conf.schema import Config, Resume
+from ..conf.sources import sources
 from ..data.dataset import TrainingSet, ValidationSet
 from ..data.loader import Loader
 from ..data.token_file import open_corpus
 from ..parallel.context import ParallelContext
 from ..parallel.topology import Topology
 from .batch import BatchPlan
-from .checkpoint.checkpointer import Checkpoint, Checkpointer, check_room
-from .checkpoint.differences import differences
+from .checkpoint.agreement import require_agreement
+from .checkpoint.checkpointer import Checkpointer
+from .checkpoint.reader import Checkpoint
+from .checkpoint.storage import check_room
 from .console import Console
+from .device import device_name
 from .engine.build import Built, build_engine
 from .errors import CheckpointError, FolderInUseError
+from .flops import model_flops_per_token, peak_flops
 from .loss import LossModel
 from .metrics import MetricsLog
-from .model.build import build_model
+from .model.build import build_model, compile_blocks
+from .tracking.tracker import Tracker
 from .trainer import Progress, Trainer, Watch
 
 log = logging.getLogger(__name__)
@@ -44,6 +51,16 @@ class Place:
     device: torch.device
 
 
+def train(config: Config, place: Place, *, stop_requested: Callable[[], bool]) -> str:
+    """A run from its next step to its last; returns the reason for `exit.json`. Arguments and errors as `open_run`."""
+    trainer = open_run(config, place, stop_requested=stop_requested)
+    with trainer.loader, _tracking(config, place):
+        if trainer.watch is None:
+            return trainer.run()
+        with trainer.watch.console, trainer.watch.metrics:
+            return trainer.run()
+
+
 def open_run(config: Config, place: Place, *, stop_requested: Callable[[], bool]) -> Trainer:
     """Everything up to the first step: opens the data, builds the model and the engine, resumes.
 
@@ -60,14 +77,13 @@ def open_run(config: Config, place: Place, *, stop_requested: Callable[[], bool]
     context = ParallelContext.create(topology, place.rank)
     plan = BatchPlan.divide(global_size=config.batch.global_size, micro_size=config.batch.micro_size, dp=topology.dp)
     training, validation = _one_rank_first(place, lambda: open_data(config))
+    built = _build(config, context, place, plan)
     checkpointer = Checkpointer(Path(config.run.directory) / "checkpoints", keep=config.checkpoint.keep, rank=place.rank,
                                 world_size=place.world_size, agree=lambda ok: _all_agree(ok, place.device))
     agreed = agreed_config(config)
-    checkpoint = find_checkpoint(config, checkpointer, agreed)
-    progress = Progress(checkpoint.step, checkpoint.samples_seen) if checkpoint else Progress()
-    built = _build(config, context, place, plan, start_step=progress.step)
-    _fill(config, built, checkpoint)
-    watch = _watch(config, progress.step) if place.rank == 0 else None
+    progress = resume(config, built, checkpointer, agreed)
+    check_room(Path(config.run.directory), built.state.bytes_written())
+    watch = _watch(config, place, progress.step) if place.rank == 0 else None
     dp_rank = context.data.rank()
     first = progress.samples_seen - progress.step * config.batch.global_size  # 0 unless the batch size was changed on the way
     loader = Loader(training, local_samples=lambda step: [first + i for i in plan.samples(step, dp_rank)], workers=config.data.workers)
@@ -79,12 +95,13 @@ def open_run(config: Config, place: Place, *, stop_requested: Callable[[], bool]
 def open_data(config: Config) -> tuple[TrainingSet, ValidationSet | None]:
     """The training set, and the validation set unless the config says none."""
     length, mask = config.model.sequence_length, config.data.document_mask
-    sources = [(open_corpus(source.path), source.weight) for source in config.data.train]
-    training = TrainingSet(sources, sequence_length=length, seed=config.train.seed, document_mask=mask, vocab_size=config.model.vocab_size)
+    chosen = sources(config.data.train)
+    files = [(open_corpus(source.path), source.weight) for source in chosen]
+    training = TrainingSet(files, sequence_length=length, seed=config.train.seed, document_mask=mask, vocab_size=config.model.vocab_size)
     if config.data.validation == "none":
         return training, None
     held_out = config.data.validation == "held_out"
-    path = config.data.train[0].path if held_out else config.data.validation
+    path = chosen[0].path if held_out else config.data.validation
     part = open_corpus(path, part="validation" if held_out else "train")
     return training, ValidationSet(part, sequence_length=length, document_mask=mask)
 
@@ -101,63 +118,92 @@ def agreed_config(config: Config) -> dict[str, Any]:
     return chosen
 
 
-def find_checkpoint(config: Config, checkpointer: Checkpointer, agreed: dict[str, Any]) -> Checkpoint | None:
-    """What the run goes on from, by `checkpoint.resume`; None at a fresh start."""
-    folder = Path(config.run.directory)
-    used = any((folder / "checkpoints").glob("step-*"))
-    if config.checkpoint.resume is Resume.never:
-        if used:
-            raise FolderInUseError(f"{folder} holds a run and checkpoint.resume=never", do="choose another run.name", file=str(folder))
-        return None
-    checkpoint = checkpointer.newest()
-    if checkpoint is None:
-        if used or config.checkpoint.resume is Resume.must:
-            what = "no whole checkpoint among those" if used else "no checkpoint"
-            raise CheckpointError(f"{what} in {folder / 'checkpoints'}", do="choose another run.name, or restore the folder",
-                                  file=str(folder / "checkpoints"))
-        return None
-    changed = differences(checkpoint.config, agreed, config.checkpoint.allow_change)
-    if changed:
-        lines = "; ".join(f"{key}: {saved!r} saved, {current!r} now" for key, saved, current in changed)
-        names = ",".join(key for key, _, _ in changed)
-        raise CheckpointError(f"{checkpoint.folder} belongs to another config: {lines}",
-                              do=f"choose another run.name, or checkpoint.allow_change=[{names}] if the model stays the same",
-                              file=str(checkpoint.folder))
-    return checkpoint
+def resume(config: Config, built: Built, checkpointer: Checkpointer, agreed: dict[str, Any]) -> Progress:
+    """Fills the engine from where the run stands, by `checkpoint.resume`; otherwise from the weights that the config names.
+
+    Raises:
+        CheckpointError: nothing whole to go on from, or it belongs to another config.
+        FolderInUseError: the folder holds a run that must not be continued.
+    """
+    folder, mode = Path(config.run.directory), config.checkpoint.resume
+    newest = checkpointer.newest()
+    if mode is Resume.never and newest is not None:
+        raise FolderInUseError(f"{folder} holds a run and checkpoint.resume=never", do="choose another run.name", file=str(folder))
+    if newest is not None:
+        built.state.materialize(moments(newest))
+    loaded = checkpointer.load_newest(
+        built.state.fragments(), must=mode is Resume.must, names=built.state.names,
+        accept=lambda found: require_agreement(found.config, agreed, allow=config.checkpoint.allow_change, folder=found.folder),
+    )
+    if loaded is None:
+        if config.train.initialize_from:
+            initialize_from(Path(config.train.initialize_from), built)
+        return Progress()
+    checkpoint, report = loaded
+    built.state.set_counters(checkpoint.extra)
+    built.state.after_load()
+    built.engine.go_to(checkpoint.step)
+    log.info("resumed from %s: %s", checkpoint.folder, report.summary())
+    return Progress(checkpoint.step, checkpoint.samples_seen)
 
 
-def _build(config: Config, context: ParallelContext, place: Place, plan: BatchPlan, *, start_step: int) -> Built:
+def initialize_from(path: Path, built: Built) -> None:
+    """Takes only the weights from a checkpoint folder, or from the newest checkpoint of a run folder."""
+    checkpoint = find_checkpoint(path)
+    report = checkpoint.load(built.state.fragments(), kinds={"parameter"}, names=built.state.names)
+    built.state.after_load()
+    log.info("initialized from %s: %s", checkpoint.folder, report.summary())
+
+
+def find_checkpoint(path: Path) -> Checkpoint:
+    """The checkpoint in a checkpoint folder, or the newest whole one of a run folder.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    if (path / "checkpoints").is_dir():
+        found = Checkpointer(path / "checkpoints", keep=1, rank=0, world_size=1, agree=bool).newest()
+        if found is not None:
+            return found
+    elif path.is_dir():
+        return Checkpoint.open(path)
+    raise CheckpointError(f"{path} holds no whole checkpoint", do="name a run folder or one of its checkpoints/step-* folders",
+                          file=str(path))
+
+
+def moments(checkpoint: Checkpoint) -> dict[str, list[str]]:
+    """Parameter name -> kinds of its saved optimizer moments."""
+    found: dict[str, list[str]] = {}
+    for name, kind in checkpoint.tensors:
+        if kind != "parameter":
+            found.setdefault(name, []).append(kind)
+    return found
+
+
+def _build(config: Config, context: ParallelContext, place: Place, plan: BatchPlan) -> Built:
     transformer = build_model(config.model, seed=config.train.seed, group=context.tensor, device=place.device,
                               recompute=config.train.recompute.value)
     if config.train.compile:
-        transformer.compile_blocks()
+        compile_blocks(transformer)
     model = LossModel(transformer, precision=config.train.precision.value)
-    return build_engine(model, config, context=context, device=place.device, accumulation_steps=plan.accumulation_steps,
-                        start_step=start_step)
+    return build_engine(model, config, context=context, device=place.device, accumulation_steps=plan.accumulation_steps)
 
 
-def _fill(config: Config, built: Built, checkpoint: Checkpoint | None) -> None:
-    """Loads the checkpoint, or only the weights that the config names, or checks that the first save will have room."""
-    state = built.state
-    if checkpoint is not None:
-        state.materialize(checkpoint.moments(), updates=int(checkpoint.extra["updates"]))
-        report = checkpoint.load(state.fragments())
-        state.set_counters(checkpoint.extra)
-        state.after_load()
-        log.info("resumed from %s: %s", checkpoint.folder, report.summary())
-    elif config.train.initialize_from:
-        source = Checkpointer.find(Path(config.train.initialize_from))
-        report = source.load(state.fragments(), kinds={"parameter"})
-        state.after_load()
-        log.info("initialized from %s: %s", source.folder, report.summary())
-    parameters = sum(f.tensor.numel() * 4 for f in state.fragments() if f.write and f.kind == "parameter")
-    check_room(Path(config.run.directory), need_bytes=3 * parameters)  # a parameter and two moments
-
-
-def _watch(config: Config, step: int) -> Watch:
+def _watch(config: Config, place: Place, step: int) -> Watch:
     metrics = MetricsLog(Path(config.run.directory) / "metrics.jsonl")
     metrics.cut_after(step)
-    return Watch(metrics, Console(steps=config.train.stop_at or config.train.steps, interval=config.tracking.console_interval))
+    peak = peak_flops(device_name(place.device), config.train.precision.value)
+    return Watch(metrics, Console(steps=config.train.stop_at or config.train.steps, interval=config.tracking.console_interval),
+                 flops_per_token=model_flops_per_token(config.model), peak_flops=None if peak is None else peak * place.world_size)
+
+
+def _tracking(config: Config, place: Place) -> AbstractContextManager[object]:
+    """W&B and TensorBoard for rank 0, in a process of their own."""
+    if place.rank != 0:
+        return nullcontext()
+    settings = config.tracking
+    return Tracker(config.run.directory, wandb_mode=settings.wandb.value, project=settings.project, entity=settings.entity,
+                   run_name=config.run.name, tensorboard=settings.tensorboard, config=as_dict(config))
 
 
 def _one_rank_first(place: Place, action: Callable[[], Any]) -> Any:

@@ -14,13 +14,12 @@ from ..parallel.context import ParallelContext
 from .batch import BatchPlan
 from .checkpoint.checkpointer import Checkpointer
 from .console import Console
+from .device import peak_memory_bytes
 from .engine.build import Built
 from .engine.engine import StepResult
 from .errors import Preempted
 from .evaluation import EvaluationResult, evaluate
-from .flops import utilization
 from .inputs import micro_batch
-from .memory import peak_memory_bytes
 from .metrics import MetricsLog, StepMetrics, ValidationMetrics
 
 
@@ -38,6 +37,12 @@ class Watch:
 
     metrics: MetricsLog
     console: Console
+    flops_per_token: float
+    peak_flops: float | None  # of all devices together; None where it is not known
+
+    def utilization(self, tokens_per_second: float) -> float | None:
+        """Model FLOPs utilization, 0 to 1."""
+        return None if self.peak_flops is None else tokens_per_second * self.flops_per_token / self.peak_flops
 
 
 @dataclass
@@ -119,8 +124,7 @@ class Trainer:
             step=self.progress.step, samples_seen=self.progress.samples_seen, tokens_seen=self.progress.samples_seen * length,
             loss=result.loss, grad_norm=result.grad_norm, learning_rate=rate, step_seconds=seconds,
             tokens_per_second=tokens_per_second, memory_bytes=peak_memory_bytes(self.device),
-            model_flops_utilization=utilization(self.config.model, tokens_per_second=tokens_per_second, device=self.device,
-                                                precision=self.config.train.precision, devices=self.context.world.size()),
+            model_flops_utilization=self.watch.utilization(tokens_per_second),
         )
         self.watch.metrics.record(metrics)
         self.watch.console.step(metrics)

@@ -1,16 +1,17 @@
 """What the forked rank process runs: imports torch, joins the others, trains; told to stop by a signal, it says so to the loop."""
 
-import json
 import logging
 import os
 import signal
 from pathlib import Path
 from types import FrameType
 
+from ..conf.compose import dump_yaml
 from ..conf.schema import Config
 from .environment import Environment
+from .rank_process import log_file
 
-log = logging.getLogger(__name__)
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 class StopFlag:
@@ -27,7 +28,8 @@ class StopFlag:
     def _set(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
 
-    def __bool__(self) -> bool:
+    def is_set(self) -> bool:
+        """Whether a signal has come."""
         return self.signal != 0
 
 
@@ -46,27 +48,29 @@ def run_rank(config: Config, environment: Environment) -> str:
     """
     stop = StopFlag()
     stop.install()
-    _write_logs(Path(config.run.directory), environment.rank)
-    _limit_threads(environment)
-
-    import torch
-
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    if config.train.deterministic:
-        torch.use_deterministic_algorithms(True)
+    directory = Path(config.run.directory)
+    logging.basicConfig(filename=log_file(directory, environment.rank), level=logging.INFO, format=LOG_FORMAT, force=True)
+    if environment.rank == 0:
+        write_config(config, directory)
 
     from ..core.engine.distributed import as_peer_error, start_distributed, stop_distributed
-    from ..core.run import Place, open_run
 
     device = start_distributed(
         rank=environment.rank, world_size=environment.world_size, local_rank=environment.local_rank,
-        master_address=environment.master_address, master_port=environment.master_port, timeout_seconds=config.run.hang_timeout,
+        master_address=environment.master_address, master_port=environment.master_port, deterministic=config.train.deterministic,
     )
-    place = Place(environment.rank, environment.world_size, environment.local_rank, device)
     try:
-        return _train(config, place, stop, open_run)
+        from ..core.run import Place, train
+
+        return train(config, Place(environment.rank, environment.world_size, environment.local_rank, device), stop_requested=stop.is_set)
     except RuntimeError as error:
-        lost = as_peer_error(error)
-        raise (lost or error) from error
+        raise (as_peer_error(error) or error) from error
     finally:
         stop_distributed()
+
+
+def write_config(config: Config, directory: Path) -> None:
+    """Everything that was decided, for whoever reads the run; whole or not at all."""
+    aside = directory / f".config.yaml.{os.getpid()}"
+    aside.write_text(dump_yaml(config))
+    aside.replace(directory / "config.yaml")

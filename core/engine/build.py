@@ -37,8 +37,7 @@ def quiet_deepspeed() -> None:
     deepspeed_logger.setLevel(logging.WARNING)
 
 
-def build_engine(model: LossModel, config: Config, *, context: ParallelContext, device: torch.device, accumulation_steps: int,
-                 start_step: int = 0) -> Built:
+def build_engine(model: LossModel, config: Config, *, context: ParallelContext, device: torch.device, accumulation_steps: int) -> Built:
     """DeepSpeed's engine around the model.
 
     Args:
@@ -47,7 +46,6 @@ def build_engine(model: LossModel, config: Config, *, context: ParallelContext, 
         context: the process groups.
         device: of this rank.
         accumulation_steps: forward passes of one step on one rank.
-        start_step: the next step of the schedule.
     """
     shards = parameter_shards(model.transformer)
     names = {id(p): name for name, p in model.transformer.named_parameters()}
@@ -62,10 +60,8 @@ def build_engine(model: LossModel, config: Config, *, context: ParallelContext, 
                                   accumulation_steps=accumulation_steps, dp=context.data.size(), pin_memory=device.type == "cuda")
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings, mpu=ModelParallelUnit(context),
                                       dist_init_required=False)
-    for group in optimizer.param_groups:
-        group["initial_lr"] = group["lr"]
     factor = schedule_factor(config.schedule, total_steps=config.train.steps)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor, last_epoch=start_step - 1)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     wrapped = Engine(engine, schedule, context=context, clipping=config.train.gradient_clipping,
                      skips_overflow=config.train.precision is Precision.fp16)
     return Built(wrapped, EngineState(engine, names=names, shards=shards, context=context))

@@ -9,17 +9,18 @@ import torch.distributed as dist
 from ..errors import PeerError, PortError
 from .build import quiet_deepspeed
 
+GROUP_TIMEOUT = timedelta(minutes=30)  # one rank may verify a large corpus while the others wait
 MARKS_OF_A_LOST_PEER = ("gloo", "Connection", "connection", "recvBytes", "sendBytes", "NCCL", "Broken pipe", "Timed out", "timed out")
 
 
 def start_distributed(*, rank: int, world_size: int, local_rank: int, master_address: str, master_port: int,
-                      timeout_seconds: float) -> torch.device:
+                      deterministic: bool = False) -> torch.device:
     """Joins the process group; one process is a group of one.
 
     Args:
         rank, world_size, local_rank: this process's place.
         master_address, master_port: where rank 0 listens.
-        timeout_seconds: after which a collective gives up.
+        deterministic: allow only deterministic kernels.
 
     Returns:
         The device of this rank.
@@ -28,6 +29,7 @@ def start_distributed(*, rank: int, world_size: int, local_rank: int, master_add
         PortError: the port is taken, or not all ranks came.
     """
     quiet_deepspeed()
+    torch.use_deterministic_algorithms(deterministic)
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
     if on_gpu:
@@ -35,7 +37,7 @@ def start_distributed(*, rank: int, world_size: int, local_rank: int, master_add
     try:
         deepspeed.init_distributed(
             dist_backend="nccl" if on_gpu else "gloo", auto_mpi_discovery=False, verbose=False, rank=rank, world_size=world_size,
-            init_method=f"tcp://{master_address}:{master_port}", timeout=timedelta(seconds=timeout_seconds),
+            init_method=f"tcp://{master_address}:{master_port}", timeout=GROUP_TIMEOUT,
         )
     except (dist.DistError, RuntimeError, ValueError, OSError) as error:
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -15,6 +15,8 @@ from ...parallel.context import ParallelContext
 from ..errors import NonFiniteError
 from ..inputs import MicroBatch
 
+LOWER_THE_RATE = "look at the batch, or go on from the last checkpoint with a lower optimizer.learning_rate"
+
 
 @dataclass(frozen=True)
 class StepResult:
@@ -55,6 +57,11 @@ class Engine:
         """Of the next step."""
         return float(self._schedule.optimizer.param_groups[0]["lr"])
 
+    def go_to(self, step: int) -> None:
+        """Sets the schedule to the learning rate of a step, counted from 0."""
+        self._schedule.last_epoch = step - 1
+        self._schedule.step()
+
     def train_step(self, micro_batches: Sequence[MicroBatch], *, stop: bool = False) -> StepResult:
         """Forward, backward and update over this rank's part of the global batch.
 
@@ -82,7 +89,7 @@ class Engine:
         loss_sum_total, stops = self._agree(total, stop)
         loss = loss_sum_total / max(tokens, 1.0)
         if not math.isfinite(loss):
-            raise NonFiniteError(f"the loss is {loss}", do="resume from the last checkpoint with a lower optimizer.learning_rate, or look at the batch")
+            raise NonFiniteError(f"the loss is {loss}", do=LOWER_THE_RATE)
         norm = self._update()
         return StepResult(loss=loss, grad_norm=norm, loss_tokens=int(tokens), stop_requested=stops)
 
@@ -102,7 +109,7 @@ class Engine:
 
     def _require_finite(self, norm: float) -> None:
         if not math.isfinite(norm) and not self._skips_overflow:
-            raise NonFiniteError("the gradient is not finite", do="resume from the last checkpoint with a lower optimizer.learning_rate")
+            raise NonFiniteError("the gradient is not finite", do=LOWER_THE_RATE)
 
     def _agree(self, loss_sum: Tensor, stop: bool) -> tuple[float, bool]:
         """The global loss sum and whether any rank was asked to stop, in one reduction over the world."""

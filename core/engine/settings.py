@@ -4,13 +4,6 @@ from typing import Any
 
 from ...conf.schema import Offload, ParallelConfig, Precision, TrainConfig
 
-# What the user may not lay over ours, because another key of the config already says it.
-OWNED = frozenset({
-    "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping", "optimizer",
-    "scheduler", "fp16", "bf16", "torch_autocast", "communication_data_type", "data_types", "zero_optimization.stage",
-    "zero_optimization.offload_optimizer", "zero_optimization.offload_param", "prescale_gradients", "gradient_predivide_factor",
-})
-
 
 def deepspeed_settings(train: TrainConfig, parallel: ParallelConfig, *, micro_size: int, accumulation_steps: int, dp: int,
                        pin_memory: bool) -> dict[str, Any]:

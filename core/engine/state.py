@@ -1,7 +1,8 @@
 """The training state as fragments: for each ZeRO stage, which elements of which tensor lie where on this rank."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from types import SimpleNamespace
+from typing import Any
 
 import deepspeed
 import torch
@@ -34,6 +35,15 @@ class EngineState:
         self._stage = int(engine.zero_optimization_stage())
         self._base = engine.optimizer.optimizer if self._stage else engine.optimizer
 
+    @property
+    def names(self) -> list[str]:
+        """Of all parameters of the model."""
+        return list(self._shards)
+
+    def bytes_written(self) -> int:
+        """What this rank will write into a checkpoint, about: each parameter and two moments in fp32."""
+        return sum(3 * 4 * master.numel() for name, _, master, _ in self._owned() if self._writes(name))
+
     def fragments(self) -> list[Fragment]:
         """This rank's part of every parameter and optimizer moment, as flat views of live storage."""
         found = []
@@ -47,19 +57,18 @@ class EngineState:
                     found.append(Fragment(name, kind, self._shards[name], start, moment, write))
         return found
 
-    def materialize(self, kinds: dict[str, set[str]], *, updates: int) -> None:
-        """Makes the optimizer's state, which torch makes only at the first update, so that a checkpoint can fill it.
+    def materialize(self, kinds: Mapping[str, Collection[str]]) -> None:
+        """Makes the optimizer's moments, which torch makes only at the first update, so that a checkpoint can fill them.
 
         Args:
             kinds: parameter name -> kinds of its saved moments.
-            updates: optimizer updates done so far.
         """
         for name, _, _, key in self._owned():
             state = self._base.state[key]
-            for kind in kinds.get(name, set()) - state.keys():
-                state[kind] = torch.zeros_like(key, memory_format=torch.preserve_format)
-            if "exp_avg_sq" in kinds.get(name, set()):
-                state["step"] = self._update_count(updates, key)
+            for kind in kinds.get(name, ()):
+                state.setdefault(kind, torch.zeros_like(key, memory_format=torch.preserve_format))
+            if "exp_avg_sq" in state:
+                state["step"] = self._update_count(0, key)
 
     def after_load(self) -> None:
         """Brings the parameters that the forward pass uses in line with the masters just loaded."""
@@ -79,10 +88,13 @@ class EngineState:
         found: dict[str, int | float] = {"updates": int(self._engine.global_steps) - int(self._engine.skipped_steps)}
         return found | {key: value for key, value in vars(self._scaler()).items() if key in SCALER}
 
-    def set_counters(self, counters: dict[str, int | float]) -> None:
-        """The inverse of `counters`, after `materialize`."""
-        self._engine.global_steps = int(counters["updates"])
-        self._engine.skipped_steps = 0
+    def set_counters(self, counters: Mapping[str, Any]) -> None:
+        """The inverse of `counters`."""
+        updates = int(counters["updates"])
+        self._engine.global_steps, self._engine.skipped_steps = updates, 0
+        for key, state in self._base.state.items():
+            if "step" in state:
+                state["step"] = self._update_count(updates, key)
         for key in SCALER & counters.keys() & vars(self._scaler()).keys():
             setattr(self._scaler(), key, counters[key])
 

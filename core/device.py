@@ -1,4 +1,4 @@
-"""How much memory a rank has used."""
+"""What a rank runs on: its name, and the memory it has used."""
 
 import resource
 
@@ -10,3 +10,8 @@ def peak_memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts it in KiB
+
+
+def device_name(device: torch.device) -> str:
+    """As `flops.peak_flops` knows it; `cpu` for a processor."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
