@@ -65,7 +65,7 @@ def _follow(feeds: list[Feed], lifeline: Lifeline, notices: Notices) -> int:
                 code = 1
                 feeds.remove(feed)
                 traceback.print_exc()
-                notices.warn(f"{type(error).__name__}: {error}; metrics.jsonl has everything")
+                notices.warn(f"{f'{type(error).__name__}: {error}'.rstrip(': ')}; metrics.jsonl has everything")
         if ending:
             break
     return code
