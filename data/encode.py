@@ -1,8 +1,7 @@
 """What a worker of `prepare` does with a chunk: look at each record, then sample it for the tokenizer's training or encode it."""
 
 import json
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -47,16 +46,15 @@ class Tally:
     empty: int = 0
     text_bytes: int = 0
     smallest_hash: int = HASHES
-    causes: Counter[str] = field(default_factory=Counter)
+    causes: dict[str, int] = field(default_factory=dict)
 
     @property
     def rejected(self) -> int:
-        return self.causes.total()
+        return sum(self.causes.values())
 
-    @classmethod
-    def from_dict(cls, counts: Mapping[str, Any]) -> "Tally":
-        """The opposite of `dataclasses.asdict`, also after JSON."""
-        return cls(**{**counts, "causes": Counter(counts["causes"])})
+    def reject(self, cause: str, count: int = 1) -> None:
+        """Counts bad records."""
+        self.causes[cause] = self.causes.get(cause, 0) + count
 
     def add(self, other: "Tally") -> None:
         """Joins the counts of a later chunk."""
@@ -65,7 +63,8 @@ class Tally:
         self.empty += other.empty
         self.text_bytes += other.text_bytes
         self.smallest_hash = min(self.smallest_hash, other.smallest_hash)
-        self.causes += other.causes
+        for cause, count in other.causes.items():
+            self.reject(cause, count)
 
 
 @dataclass
@@ -181,7 +180,7 @@ def documents(chunk: Chunk, text_key: str, result: Result) -> Iterator[Document]
             except UnicodeEncodeError:  # "\ud800" is legal JSON, but no text
                 cause = "lone_surrogate"
             if cause:
-                tally.causes[cause] += 1
+                tally.reject(cause)
                 result.rejects.append(Reject(block.file, line, cause))
                 continue
             document = Document(text, data, document_hash(data))

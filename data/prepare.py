@@ -110,7 +110,7 @@ def prepare(
     with locked(folder):
         if found := finished(folder, record, overwrite=overwrite):
             description, counts = found
-            return Prepared(folder, description, Tally.from_dict(counts), reused=True)
+            return Prepared(folder, description, Tally(**counts), reused=True)
         staging = folder / STAGING
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir()
@@ -208,7 +208,7 @@ class _Preparation:
         tally = self.tally
         if tally.rejected <= limit * tally.records:
             return
-        causes = ", ".join(f"{count} {cause}" for cause, count in tally.causes.most_common())
+        causes = ", ".join(f"{count} {cause}" for cause, count in sorted(tally.causes.items()))
         message = f"{tally.rejected} of {tally.records} records are bad ({causes}), more than reject_limit={self._recipe.reject_limit}"
         listed = self._folder.parent / REJECTS  # where it will lie
         raise DataError(message, do=f"see {listed}, then mend the input or text_key=, or raise reject_limit=", file=listed)

@@ -228,7 +228,7 @@ def _zstandard(raw: BinaryIO) -> Iterator[tuple[bytes, int]]:
     from zstandard import ZstdDecompressor, ZstdError
 
     frame = None
-    while compressed := raw.read(_READ // 4):  # small, because a block may come out thousands of times as large
+    while compressed := raw.read(_READ // 16):  # small, because a block may come out thousands of times as large
         read = len(compressed)
         while compressed:
             frame = frame or ZstdDecompressor().decompressobj()

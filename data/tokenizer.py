@@ -24,7 +24,8 @@ _SPACE_MARK = "\u2581"  # SentencePiece's own spelling of a space
 
 # A letter, then one space or newline and a letter: no piece of a tokenizer that we train lies across the point between, so a long
 # text is encoded there in parts with the same ids. (SentencePiece: a space only starts a piece, and no piece joins scripts;
-# byte-level: the pattern of GPT-2 always breaks there.)
+# byte-level: the pattern of GPT-2 always breaks there.) Only unigram may choose otherwise between pieces of equal score, because
+# SentencePiece adds up the scores of the whole text in fp32.
 _BOUNDARY = re.compile(r"(?<=[^\W\d_])(?=[ \n][^\W\d_])")
 _PART = 1 << 18  # characters; bounds the memory of an encoder, which takes hundreds of bytes a character
 
