@@ -41,14 +41,14 @@ def quantise(weights: Sequence[float]) -> list[int]:
     Raises:
         DataError: as `Mixture`.
     """
-    total, positive = math.fsum(weights), sum(weight > 0 for weight in weights)
+    total, positive = sum(weights), sum(weight > 0 for weight in weights)
     if not all(math.isfinite(weight) and weight >= 0 for weight in weights) or not 0 < total < math.inf:
         message = f"weights {list(weights)} of data.train must be finite, not negative, and not all 0"
         raise DataError(message, do="give each source a weight, for example its share of the tokens")
     if positive > QUANTUM:
         raise DataError(f"data.train has {positive} sources, at most {QUANTUM} can be mixed", do="merge some of them")
     exact = [weight / total * QUANTUM for weight in weights]
-    counts = [max(math.floor(share), 1) if share > 0 else 0 for share in exact]
+    counts = [max(math.floor(share), 1) if weight > 0 else 0 for weight, share in zip(weights, exact, strict=True)]
     while (missing := QUANTUM - sum(counts)) != 0:
         step = 1 if missing > 0 else -1
         # growing: who lacks most; shrinking (tiny weights were lifted to 1): who has most too much and can give
