@@ -42,7 +42,7 @@ def read_run(folder: Path | str) -> Run:
     folder = Path(folder)
     path = folder / "metrics.jsonl"
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; directory= takes the folder of a run that has begun to train")
+        raise FileNotFoundError(f"{path} does not exist")
     rows = read_metrics(path)
     training = [row for row in rows if is_training(row)]
     validation = [row for row in rows if not is_training(row)]

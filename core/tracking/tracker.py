@@ -85,7 +85,7 @@ class Tracker:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close(exit_code=0 if error is None else 1)
+        self.close(exit_code=0 if error is None else getattr(error, "exit_code", 1))
 
 
 def _tell(process: subprocess.Popen[bytes], line: bytes) -> None:

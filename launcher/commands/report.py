@@ -1,24 +1,24 @@
 """`hexareme report directory=<run>`: a run's curves as PNG files and one HTML file."""
 
-import sys
 from pathlib import Path
 
 
 def main(overrides: list[str]) -> int:
     """Draw the run's figures and say where they lie.
 
-    Returns:
-        0; 2 with one line on standard error where the folder holds no readable run.
+    Raises:
+        ConfigError: the folder holds no run that can be drawn.
     """
     from ...conf.compose import compose
+    from ...conf.errors import ConfigError, Problem
     from ...core.report import write_report  # matplotlib takes half a second: not for `--help`
 
     config = compose("report", overrides)
     try:
-        files = write_report([config.directory], config.output)
+        files = write_report([Path(config.directory)], Path(config.output))
     except (FileNotFoundError, ValueError) as error:
-        print(f"ERROR 2 {error} (do: name the folder of a run, as in directory=runs/quickstart)", file=sys.stderr)
-        return 2
+        raise ConfigError([Problem("directory", config.directory, f"cannot be drawn: {error}",
+                                   "name the folder of a run that has begun to train, as in directory=runs/quickstart")]) from error
     for file in files:
-        print(Path(file))
+        print(file)
     return 0

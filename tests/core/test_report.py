@@ -14,7 +14,7 @@ import pytest
 from hexareme.core.metrics import MetricsLog, StepMetrics, ValidationMetrics
 from hexareme.core.report import read_run, summary, write_report
 from hexareme.core.report_figures import scientific, smooth, thin
-from hexareme.launcher.commands.report import main
+from hexareme.launcher.cli import main
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -134,14 +134,17 @@ def test_several_runs_stand_side_by_side(tmp_path):
 
 def test_the_command_prints_where_the_files_lie(tmp_path, capsys):
     run = make_run(tmp_path / "x", steps=5)
-    assert main([f"directory={run}"]) == 0
+    assert main(["report", f"directory={run}"]) == 0
     assert capsys.readouterr().out.splitlines() == [str(run / "report" / name) for name in NAMES]
 
 
-def test_the_command_refuses_a_folder_without_a_run(tmp_path, capsys):
-    assert main([f"directory={tmp_path}"]) == 2
+@pytest.mark.parametrize("content", [None, b'{"step": 1}\n{"st\n{"step": 3}\n'])
+def test_the_command_refuses_a_folder_without_a_sound_run(tmp_path, capsys, content):
+    if content is not None:
+        (tmp_path / "metrics.jsonl").write_bytes(content)
+    assert main(["report", f"directory={tmp_path}"]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("ERROR 2 ") and str(tmp_path) in said and "(do: " in said and said.count("\n") == 1
+    assert said.startswith("ERROR 2 ") and str(tmp_path / "metrics.jsonl") in said and "(do: " in said and said.count("\n") == 1
 
 
 def test_drawing_needs_neither_torch_nor_pyplot(tmp_path):

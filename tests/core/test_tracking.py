@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -206,16 +207,22 @@ from pathlib import Path
 from tests.core.test_tracking import *
 run = Path(sys.argv[1])
 tracker = Tracker(run, wandb_mode="offline", tensorboard=True, config={})
-print(tracker.pid, flush=True)
+helper = os.fork() if sys.argv[2] == "forked" else -1
+if helper == 0:
+    time.sleep(60)
+    os._exit(0)
+print(tracker.pid, helper, flush=True)
 for step in range(1, 10**6):
     record(run, [step])
     time.sleep(0.01)
 """
 
 
-def test_sigkill_of_the_rank_leaves_no_process_and_loses_nothing(run, tmp_path):
-    owner = subprocess.Popen([sys.executable, "-c", OWNER, str(run)], stdout=subprocess.PIPE, cwd=ROOT)
-    follower = psutil.Process(int(owner.stdout.readline()))
+@pytest.mark.parametrize("case", ["alone", "forked"])  # a forked helper of the rank holds the follower's pipe open
+def test_sigkill_of_the_rank_leaves_no_process_and_loses_nothing(run, tmp_path, case):
+    owner = subprocess.Popen([sys.executable, "-c", OWNER, str(run), case], stdout=subprocess.PIPE, cwd=ROOT)
+    follower, helper = map(int, owner.stdout.readline().split())
+    follower = psutil.Process(follower)
     while len(offline_rows(run)) < 20:
         assert owner.poll() is None
         time.sleep(0.1)
@@ -225,6 +232,8 @@ def test_sigkill_of_the_rank_leaves_no_process_and_loses_nothing(run, tmp_path):
     owner.wait()
     owner.stdout.close()
     _, alive = psutil.wait_procs(family, timeout=10)
+    if case == "forked":
+        os.kill(helper, signal.SIGKILL)
     assert alive == []
     steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines() if '"loss"' in line]
     assert [row["step"] for row in offline_rows(run) if "loss" in row] == steps
