@@ -1,6 +1,6 @@
 """YAML groups and overrides -> one plain dataclass tree, or every problem at once. Imports no torch; the only user of Hydra here."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -10,9 +10,6 @@ import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_module
 from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -20,14 +17,13 @@ from omegaconf.errors import OmegaConfBaseException
 from .check import blank, dig, enum_name, forbidden, misfit, violations
 from .dump import as_dict, dump_yaml
 from .errors import ConfigError, Problem
-from .keys import is_dictionary, leaves, nearest, table
+from .keys import is_dictionary, leaves, table
+from .overrides import first_line, screen
 from .registry import COMMANDS
 from .schema import Config
 from .sources import sources
 
-__all__ = ["as_dict", "compose", "defaults", "dump_yaml", "load_yaml", "options"]
-
-RECIPES = "experiment"  # the one group that is no section: whole recipes laid over everything else
+__all__ = ["as_dict", "compose", "defaults", "dump_yaml", "load_yaml"]
 
 
 def compose(command: str, overrides: Sequence[str]) -> Any:
@@ -44,8 +40,9 @@ def compose(command: str, overrides: Sequence[str]) -> Any:
         ConfigError: with all problems that can be found, not only the first.
     """
     schema = COMMANDS[command].schema()
-    with hydra(command, schema) as groups:
-        accepted, problems = screen(overrides, schema, groups)
+    structure = blank(schema)
+    accepted, problems = screen(command, overrides, structure)
+    with hydra(command, structure):
         try:
             config = hydra_compose(command, accepted)
         except (HydraException, OmegaConfBaseException) as error:
@@ -67,98 +64,20 @@ def finished(config: DictConfig, schema: type[Any], problems: list[Problem]) -> 
     return plain
 
 
-def options(command: str) -> dict[str, list[str]]:
-    """The groups that a command takes, each with the names of its YAML files."""
-    with hydra(command, COMMANDS[command].schema()) as groups:
-        return groups
-
-
 def defaults(command: str) -> dict[str, Any]:
     """Full key -> what it is without any override, from the schema and the YAML files; "???" where there is no default."""
     schema = COMMANDS[command].schema()
-    with hydra(command, schema):
+    with hydra(command, blank(schema)):
         raw = OmegaConf.to_container(hydra_compose(command), resolve=False, enum_to_str=False)
     return {key: dig(raw, key) for key in table(schema)}
 
 
 @contextmanager
-def hydra(command: str, schema: type[Any]) -> Iterator[dict[str, list[str]]]:
-    """Hydra set up for one command; gives the groups that the command takes, each with its options."""
-    ConfigStore.instance().store(name=f"{command}_schema", node=blank(schema))
+def hydra(command: str, structure: DictConfig) -> Iterator[None]:
+    """Hydra set up for one command, and taken down again."""
+    ConfigStore.instance().store(name=f"{command}_schema", node=structure)
     with initialize_config_module("hexareme.conf", version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
-        sections = [*schema.__dataclass_fields__, *([RECIPES] if command == "train" else [])]
-        yield {name: found for name in sections if (found := loader.get_group_options(name))}
-
-
-def screen(overrides: Sequence[str], schema: type[Any], groups: Mapping[str, list[str]]) -> tuple[list[str], list[Problem]]:
-    """Judges each override by itself, so that one mistake does not hide the next.
-
-    Returns:
-        The overrides that Hydra will take, rewritten to its dialect, and the problems of the others.
-    """
-    parser = OverridesParser.create()
-    structure = blank(schema)
-    accepted: list[str] = []
-    problems: list[Problem] = []
-    for text in overrides:
-        try:
-            override = parser.parse_override(text)
-        except HydraException as error:
-            problems.append(Problem(text.partition("=")[0], text.partition("=")[2], f"is not of the form key=value: {first_line(error)}",
-                                    "put values with spaces, commas or brackets in quotes: 'key=\"a, b\"'"))
-            continue
-        found = faults(override, structure, schema, groups)
-        problems += found
-        if not found:
-            accepted.append(dialect(override, schema))
-    return accepted, problems
-
-
-def faults(override: Override, structure: DictConfig, schema: type[Any], groups: Mapping[str, list[str]]) -> list[Problem]:
-    """What is wrong with one override."""
-    key = override.key_or_group
-    if override.is_delete():
-        return [Problem(key, "???", "cannot be deleted", "set it to another value")]
-    if override.is_sweep_override():
-        return [Problem(key, str(override.input_line).partition("=")[2], "is a list of runs",
-                        f"give one value, or a list in brackets: {key}=[...]")]
-    value = override.value()
-    if key == "hydra.searchpath":
-        return []
-    if key.split(".")[0].split("/")[0] == "hydra":
-        return [Problem(key, value, "is Hydra's own", "leave it out; hydra.searchpath=[file://<folder>] adds your own YAML groups")]
-    if key in groups and not isinstance(value, Mapping):
-        return unknown_option(key, value, groups[key])
-    dictionaries = [name for name, (hint, _) in table(schema).items() if is_dictionary(hint)]
-    pairs = list(leaves(value, key, dictionaries))
-    found = [forbidden(k, v) or misfit(structure, k, v, schema) for k, v in pairs]
-    return [problem for problem in found if problem]
-
-
-def unknown_option(group: str, value: Any, options: Sequence[str]) -> list[Problem]:
-    """A group set to a file that is not there."""
-    if value in options or (value is None and group == RECIPES):
-        return []
-    guess = nearest(str(value), options)
-    return [Problem(group, value, f"must be one of {', '.join(options)}", f"did you mean {guess}?" if guess else "take one of these")]
-
-
-def dialect(override: Override, schema: type[Any]) -> str:
-    """An accepted override as Hydra wants it: `++` for new names below a dictionary key, enum members by name."""
-    key, text = override.key_or_group, str(override.input_line).lstrip("+")
-    known = table(schema)
-    if key in known and isinstance(override.value(), str):
-        hint = known[key][0]
-        if isinstance(hint, type) and issubclass(hint, Enum):
-            return f"{key}={enum_name(hint, override.value())}"
-    below = any(is_dictionary(hint) and key.startswith(f"{name}.") for name, (hint, _) in known.items())
-    return f"++{text}" if below else text
-
-
-def first_line(error: Exception) -> str:
-    """The first non-empty line of a foreign error."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        yield
 
 
 def load_yaml(path: Path, schema: type[Any] = Config) -> Any:

@@ -154,13 +154,10 @@ def zero_rules(config: Config) -> Iterator[Problem]:
 
 
 def precision_rules(config: Config, on_cpu: bool) -> Iterator[Problem]:
-    """Precisions that the device or the stage cannot do."""
+    """Precisions that the device cannot do. bf16 is autocast over fp32 parameters (core/engine/settings.py), so every stage takes it."""
     t = config.train
     if t.precision is Precision.fp16 and on_cpu:
         yield Problem("train.precision", t.precision, "needs a GPU, and this machine has none", "set train.precision=bf16 or fp32")
-    if t.reduce_precision is not Precision.fp32 and t.reduce_precision is not t.precision:
-        yield Problem("train.reduce_precision", t.reduce_precision, f"must be fp32 or equal train.precision={t.precision.value}",
-                      "set train.reduce_precision=fp32")
 
 
 def course_rules(config: Config) -> Iterator[Problem]:
@@ -182,8 +179,11 @@ def course_rules(config: Config) -> Iterator[Problem]:
 
 
 def optimizer_rules(config: Config) -> Iterator[Problem]:
-    """Two moments' decay rates, each below 1."""
+    """Two moments' decay rates, each below 1; and what an optimizer needs to see whole."""
     o = config.optimizer
+    if o.name is OptimizerName.muon and config.parallel.tp > 1:
+        yield Problem("optimizer.name", o.name, f"orthogonalises whole matrices, and parallel.tp={config.parallel.tp} cuts them",
+                      "set parallel.tp=1, or take optimizer=adamw")
     if o.name is not OptimizerName.sgd and (len(o.betas) != 2 or not all(0 <= beta < 1 for beta in o.betas)):
         yield Problem("optimizer.betas", o.betas, "must be two numbers, each at least 0 and below 1", "AdamW usually has [0.9, 0.95]")
 

@@ -3,9 +3,10 @@
 from dataclasses import Field
 from typing import Any
 
-from ..conf.compose import defaults, options
+from ..conf.compose import defaults
 from ..conf.errors import show
 from ..conf.keys import allowed, table
+from ..conf.overrides import options
 from ..conf.registry import COMMANDS
 
 EXAMPLES = {
