@@ -258,6 +258,7 @@ def test_a_frozen_follower_is_killed_in_time(run):
     begin = time.monotonic()
     assert not tracker.close(1)
     assert time.monotonic() - begin < 2
+    assert not ours(run)
 
 
 @pytest.mark.parametrize("package", ["wandb", "tensorboard"])
