@@ -12,6 +12,11 @@ class Part(StrEnum):
     validation = "validation"
 
 
+class Baseline(StrEnum):
+    none = "none"
+    bigram = "bigram"
+
+
 class Suite(StrEnum):
     overhead = "overhead"
 
@@ -26,6 +31,7 @@ class EvaluateConfig:
     part: Part = text(Part.validation, help="which part of the corpus")
     samples: int = number(0, least=0, help="samples (windows of the model's sequence length); 0: all")
     micro_size: int = number(8, least=1, help="samples of one forward pass")
+    baseline: Baseline = text(Baseline.none, help="bigram: also an interpolated Kneser-Ney bigram model of the corpus' training part")
     output: str = text("", help="JSON file for the result; empty: only printed")
 
 

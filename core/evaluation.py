@@ -26,12 +26,13 @@ class EvaluationResult:
         return math.exp(self.loss) if self.loss < 700 else math.inf
 
 
+@torch.no_grad()
 def evaluate(model: nn.Module, validation: ValidationSet, *, micro_size: int, samples: int, data_group: dist.ProcessGroup,
              document_mask: bool, device: torch.device, progress: Callable[[int, int], None] | None = None) -> EvaluationResult:
     """Every rank of the data axis takes its share; all do the same number of forward passes, because ZeRO-3's are collective.
 
     Args:
-        model: a LossModel in evaluation mode, without gradients.
+        model: a LossModel in evaluation mode.
         validation: windows in order.
         micro_size: samples of one forward pass.
         samples: the first so many windows; 0: all.

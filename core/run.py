@@ -26,8 +26,9 @@ from .checkpoint.storage import check_room
 from .console import Console
 from .device import device_name
 from .engine.build import Built, build_engine
-from .errors import CheckpointError, FolderInUseError
+from .errors import FolderInUseError
 from .flops import model_flops_per_token, peak_flops
+from .inference import find_checkpoint
 from .loss import LossModel
 from .metrics import MetricsLog
 from .model.build import build_model, compile_blocks
@@ -108,7 +109,8 @@ def open_data(config: Config) -> tuple[TrainingSet, ValidationSet | None]:
 
 def agreed_config(config: Config) -> dict[str, Any]:
     """The part of the config that a resume must not change, nested as in the config."""
-    whole, chosen = as_dict(config), {}
+    whole = as_dict(config)
+    chosen: dict[str, Any] = {}
     for key in AGREED:
         section, _, name = key.partition(".")
         if name:
@@ -153,22 +155,6 @@ def initialize_from(path: Path, built: Built) -> None:
     report = checkpoint.load(built.state.fragments(), kinds={"parameter"}, names=built.state.names)
     built.state.after_load()
     log.info("initialized from %s: %s", checkpoint.folder, report.summary())
-
-
-def find_checkpoint(path: Path) -> Checkpoint:
-    """The checkpoint in a checkpoint folder, or the newest whole one of a run folder.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    if (path / "checkpoints").is_dir():
-        found = Checkpointer(path / "checkpoints", keep=1, rank=0, world_size=1, agree=bool).newest()
-        if found is not None:
-            return found
-    elif path.is_dir():
-        return Checkpoint.open(path)
-    raise CheckpointError(f"{path} holds no whole checkpoint", do="name a run folder or one of its checkpoints/step-* folders",
-                          file=str(path))
 
 
 def moments(checkpoint: Checkpoint) -> dict[str, list[str]]:

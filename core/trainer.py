@@ -90,7 +90,7 @@ class Trainer:
         """
         saved = self.progress.step  # nothing new to save yet
         while self.progress.step < self.last_step:
-            result = self._step()
+            result = self.train_one_step()
             if self._evaluation_due():
                 self.evaluate()
             if self._checkpoint_due() or result.stop_requested:
@@ -103,7 +103,8 @@ class Trainer:
             self.save()
         return "completed" if self.progress.step >= self.config.train.steps else "stop_at"
 
-    def _step(self) -> StepResult:
+    def train_one_step(self) -> StepResult:
+        """The next step, recorded by rank 0."""
         begin = time.perf_counter()
         step, rate = self.progress.step, self.built.engine.learning_rate
         batch = self.loader.batch(step)

@@ -52,8 +52,8 @@ def build_engine(model: LossModel, config: Config, *, context: ParallelContext, 
     for name, parameter in model.transformer.named_parameters():
         cut = not shards[name].replicated
         # DeepSpeed counts a tensor-parallel parameter's norm on every rank only if it carries both marks (BASE.md).
-        parameter.model_parallel = cut
-        parameter.tensor_model_parallel = cut
+        for mark in ("model_parallel", "tensor_model_parallel"):
+            setattr(parameter, mark, cut)
     groups = parameter_groups(model.transformer, shards, config.optimizer)
     optimizer = build_optimizer(groups, config.optimizer, device=device, offloaded=config.parallel.offload is not Offload.none)
     settings = deepspeed_settings(config.train, config.parallel, micro_size=config.batch.micro_size,

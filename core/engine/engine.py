@@ -75,7 +75,8 @@ class Engine:
         Raises:
             NonFiniteError: before anything was changed, on all ranks at once.
         """
-        tokens = self._global_sum(sum(micro.loss_mask_BS.sum(dtype=torch.float64) for micro in micro_batches), self._context.data)
+        counts = torch.stack([micro.loss_mask_BS.sum(dtype=torch.float64) for micro in micro_batches])
+        tokens = self._global_sum(counts.sum(), self._context.data)
         # DeepSpeed averages gradients over the data axis; ours is a sum.
         scale = self._context.data.size() / max(tokens, 1.0)
         total = torch.zeros((), dtype=torch.float64, device=micro_batches[0].loss_mask_BS.device)
@@ -126,10 +127,9 @@ class Engine:
 
     @contextmanager
     def evaluating(self) -> Iterator[nn.Module]:
-        """The model in evaluation mode, without gradients."""
+        """The model in evaluation mode."""
         self.module.eval()
         try:
-            with torch.no_grad():
-                yield self.module
+            yield self.module
         finally:
             self.module.train()

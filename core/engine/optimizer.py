@@ -21,7 +21,9 @@ def parameter_groups(module: nn.Module, shards: dict[str, ShardSpec], optimizer:
     Returns:
         Groups without empty ones, which DeepSpeed could not flatten.
     """
-    matrices, vectors, hidden = [], [], []
+    matrices: list[nn.Parameter] = []
+    vectors: list[nn.Parameter] = []
+    hidden: list[nn.Parameter] = []
     for name, parameter in module.named_parameters():
         is_matrix = len(shards[name].shape) >= 2
         is_hidden = is_matrix and ".blocks." in f".{name}" and optimizer.name is OptimizerName.muon

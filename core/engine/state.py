@@ -139,7 +139,7 @@ class EngineState:
                 yield (self._names[id(parameter)], mapping.lp_fragment_address.start,
                        flat.data.narrow(0, here.start, here.numel), flat)
 
-    def _owned_of_stage_3(self) -> Iterator[tuple[str, int, Tensor, nn.Parameter]]:
+    def _owned_of_stage_3(self) -> Iterator[tuple[str, int, Tensor, Any]]:
         """As `_owned`, but with the parameter itself, whose own partition must follow the master."""
         optimizer = self._engine.optimizer
         for group in optimizer.fp16_groups:

@@ -1,0 +1,123 @@
+"""`hexareme generate`: text from a checkpoint, printed as it comes."""
+
+import json
+import re
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...conf.commands_schema import GenerateConfig
+from ...conf.compose import compose
+from ...conf.errors import ConfigError, Problem
+from ...data.tokenizer import Tokenizer, load_tokenizer
+from ..checkpoint_path import checkpoint_path
+
+if TYPE_CHECKING:
+    from ...core.model.transformer import Transformer
+
+UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what a character looks like whose last bytes are still to come
+
+
+def main(overrides: list[str]) -> int:
+    """Prints the prompt and its continuation.
+
+    Returns:
+        0.
+
+    Raises:
+        ConfigError, CheckpointError, DataError: with the way out.
+    """
+    config = compose("generate", [literal(word) for word in overrides])
+    path = checkpoint_path(config)
+    from ...core.inference import alone, load_trained
+
+    with alone() as group:
+        trained = load_trained(path, group=group)
+        tokenizer = load_tokenizer(config.tokenizer or trained.corpus)
+        begin = time.perf_counter()
+        text, count = "", 0
+        show(config.prompt, config.stream)
+        for piece, drawn in pieces(config, tokenizer, trained.model.transformer):
+            text, count = text + piece, drawn
+            show(piece, config.stream)
+        print("" if config.stream else config.prompt + text)
+    seconds = time.perf_counter() - begin
+    print(f"[{count} tokens, {count / seconds:.1f} tokens/s, {trained.checkpoint.folder}]", file=sys.stderr)
+    if config.output:
+        result = {"prompt": config.prompt, "text": text, "tokens": count, "checkpoint": str(trained.checkpoint.folder)}
+        Path(config.output).write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    return 0
+
+
+def show(piece: str, stream: bool) -> None:
+    """Prints a piece at once, if asked to."""
+    if stream:
+        print(piece, end="", flush=True)
+
+
+def literal(override: str) -> str:
+    """`prompt=...` as the user typed it: quoted, so that Hydra neither strips its spaces nor reads its brackets."""
+    key, _, value = override.partition("=")
+    if key != "prompt" or value[:1] in ("'", '"'):
+        return override
+    escaped = re.sub(r"(\\*)'", r"\1\1\'", value)  # in Hydra's quotes only those backslashes count that stand before the quote
+    escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
+    return f"{key}='{escaped}'"
+
+
+def pieces(config: GenerateConfig, tokenizer: Tokenizer, model: "Transformer") -> Iterator[tuple[str, int]]:
+    """New text as soon as it is certain, with the number of tokens drawn so far; ends at the end of the document, a stop text or a
+    full context."""
+    from ...core.generation import generate
+
+    prompt_ids = tokenizer.encode(config.prompt) or [tokenizer.end_of_document]
+    room = model.config.sequence_length - len(prompt_ids)
+    if room < 1:
+        raise ConfigError([Problem("prompt", f"{len(prompt_ids)} tokens", f"fills the model's context of {model.config.sequence_length}",
+                                   "shorten it")])
+    held = Held(config.stop)
+    ids: list[int] = []
+    for new in generate(model, prompt_ids, max_new_tokens=min(config.max_new_tokens, room), temperature=config.temperature,
+                        top_k=config.top_k, top_p=config.top_p, seed=config.seed, stop_ids=[tokenizer.end_of_document]):
+        if new == tokenizer.end_of_document:
+            break
+        ids.append(new)
+        yield held.released(tokenizer.decode(ids)), len(ids)
+        if held.stopped:
+            return
+    yield held.rest(tokenizer.decode(ids)), len(ids)
+    if len(ids) == room:
+        print(f"\n[the context of {model.config.sequence_length} tokens is full]", file=sys.stderr)
+
+
+class Held:
+    """Holds back what a stop text or an unfinished character may still change.
+
+    Args:
+        stops: texts that end the generation and are not printed.
+    """
+
+    def __init__(self, stops: list[str]) -> None:
+        self._stops = [stop for stop in stops if stop]
+        self._printed = 0
+        self.stopped = False
+
+    def released(self, whole: str) -> str:
+        """What of the whole text so far is certain and not yet printed."""
+        found = [at for stop in self._stops if (at := whole.find(stop)) >= 0]
+        if found:
+            self.stopped = True
+            return self._take(whole, min(found))
+        certain = len(whole.rstrip(UNFINISHED))
+        tails = (size for stop in self._stops for size in range(len(stop) - 1, 0, -1) if whole.endswith(stop[:size]))
+        return self._take(whole, min(certain, len(whole) - max(tails, default=0)))
+
+    def rest(self, whole: str) -> str:
+        """All that is left at the end."""
+        return self._take(whole, len(whole))
+
+    def _take(self, whole: str, end: int) -> str:
+        begin, self._printed = self._printed, max(self._printed, end)
+        return whole[begin:end]
