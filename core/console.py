@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 REFRESH_SECONDS = 0.25  # drawing costs about a millisecond
+GAP = "  "  # between the numbers of a line
+LEAST_NEEDED = ("MFU", "lr", "grad norm", "eta")  # left out in this order where the terminal is narrow
+BAR_WIDTH, WIDE = 20, 140  # the bar is drawn only where there is room for it and all the numbers
 RATE_MEMORY = 0.9  # weight of the past in the smoothed seconds per step
 
 
@@ -78,7 +82,8 @@ class Console:
     def _draw(self, metrics: StepMetrics) -> None:
         assert self._live is not None
         progress, task = self._live
-        progress.update(task, completed=metrics.step, values=describe(metrics), eta=str(self._eta))
+        parts = [f"step {metrics.step}/{self._steps}", *_parts(metrics), f"eta {self._eta}"]
+        progress.update(task, completed=metrics.step, line=fit(parts, progress.console.width, first_out=LEAST_NEEDED))
         progress.refresh()
 
 
@@ -106,11 +111,31 @@ class Eta:
 
 def describe(metrics: StepMetrics) -> str:
     """The numbers of a step on one line."""
-    text = (f"loss {metrics.loss:.4f}  lr {metrics.learning_rate:.2e}  grad norm {metrics.grad_norm:.3f}  "
-            f"{short(metrics.tokens_per_second)} tokens/s")
+    return GAP.join(_parts(metrics))
+
+
+def _parts(metrics: StepMetrics) -> list[str]:
+    parts = [f"loss {metrics.loss:.4f}", f"lr {metrics.learning_rate:.2e}", f"grad norm {metrics.grad_norm:.3f}",
+             f"{short(metrics.tokens_per_second)} tokens/s"]
     if metrics.model_flops_utilization is not None:
-        text += f"  MFU {metrics.model_flops_utilization:.1%}"
-    return text
+        parts.append(f"MFU {metrics.model_flops_utilization:.1%}")
+    return parts
+
+
+def fit(parts: Sequence[str], width: int, *, first_out: Sequence[str]) -> str:
+    """As many parts as fit on one line of a terminal.
+
+    Args:
+        parts: in the order of the line.
+        width: in characters.
+        first_out: how the parts begin that may be left out, the least needed first.
+    """
+    kept = list(parts)
+    for beginning in first_out:
+        if len(GAP.join(kept)) < width:
+            break
+        kept = [part for part in kept if not part.startswith(beginning)]
+    return GAP.join(kept)
 
 
 def short(value: float) -> str:
@@ -134,12 +159,14 @@ def clock(seconds: float) -> str:
 
 def _start_live(stream: TextIO, steps: int) -> "tuple[Progress, TaskID]":
     from rich.console import Console as RichConsole  # only where there is a terminal to draw on
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import BarColumn, Progress, TextColumn
+    from rich.table import Column
 
-    columns = (TextColumn("[bold]step"), MofNCompleteColumn(), BarColumn(bar_width=20), TextColumn("{task.fields[values]}"),
-               TextColumn("[dim]eta[/] {task.fields[eta]}"))
+    console = RichConsole(file=stream)
+    text = TextColumn("{task.fields[line]}", markup=False, table_column=Column(no_wrap=True))
+    columns = (BarColumn(bar_width=BAR_WIDTH), text) if console.width >= WIDE else (text,)
     # No refresh thread: it would take the interpreter from the training loop at moments the loop does not choose.
-    progress = Progress(*columns, console=RichConsole(file=stream), auto_refresh=False)
-    task = progress.add_task("", total=steps, values="starting", eta="-:--")
+    progress = Progress(*columns, console=console, auto_refresh=False)
+    task = progress.add_task("", total=steps, line="starting")
     progress.start()
     return progress, task

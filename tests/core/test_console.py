@@ -1,17 +1,21 @@
 """The console: plain lines where the output is no terminal, one line in place where it is, nothing on other ranks."""
 
+import contextlib
+import fcntl
 import io
 import os
 import pty
 import re
+import struct
 import subprocess
 import sys
+import termios
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hexareme.core.console import Console, Eta, clock, short
+from hexareme.core.console import Console, Eta, clock, fit, short
 from hexareme.core.metrics import StepMetrics, ValidationMetrics
 
 EXAMPLE = StepMetrics(step=1, samples_seen=8, tokens_seen=1024, loss=10.5, grad_norm=1.25, learning_rate=3e-4, step_seconds=0.5,
@@ -63,29 +67,42 @@ with Console(steps=40, interval=10) as console:
 """
 
 
-def test_a_terminal_gets_one_line_in_place():
+def on_terminal(width):
+    """What the script above prints on a terminal of this width."""
     master, slave = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "160", "PYTHONPATH": str(Path(__file__).parents[2])}
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    environment |= {"TERM": "xterm", "PYTHONPATH": str(Path(__file__).parents[2])}
     child = subprocess.Popen([sys.executable, "-c", TERMINAL], stdin=slave, stdout=slave, stderr=slave, env=environment)
     os.close(slave)
     shown = b""
-    while True:
-        try:
-            block = os.read(master, 65536)
-        except OSError:  # the child has closed its side
-            break
-        if not block:
-            break
-        shown += block
+    with contextlib.suppress(OSError):  # the child has closed its side
+        while block := os.read(master, 65536):
+            shown += block
     os.close(master)
     assert child.wait() == 0, shown.decode()
-    text = shown.decode()
+    return shown.decode()
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_a_terminal_gets_one_line_in_place(width):
+    text = on_terminal(width)
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
-    assert "40/40" in plain and "loss 10.5000" in plain and "eta 0:00" in plain
-    assert "validation at step 5" in plain
+    assert "step 40/40" in plain and "loss 10.5000" in plain
+    assert ("eta 0:00" in plain) == (width > 40)
+    assert ("━" in plain) == (width == 200)
+    assert "validation at step 5: loss 2.0000  perplexity 7.39" in plain.replace("\r\n", "\n")
     assert "\x1b[2K" in text  # the line is redrawn, not repeated
     assert plain.count("\n") <= 4
-    assert text.rstrip().endswith("\x1b[?25h") or "\x1b[?25h" in text  # the cursor is back
+    assert max(len(line) for line in re.split(r"[\r\n]", plain) if "validation" not in line) <= width
+    assert "\x1b[?25h" in text  # the cursor is back
+
+
+def test_a_narrow_line_leaves_out_what_is_needed_least():
+    parts = ["step 1/2", "lr 1", "MFU 4%", "eta 3"]
+    assert fit(parts, 100, first_out=("MFU", "lr")) == "step 1/2  lr 1  MFU 4%  eta 3"
+    assert fit(parts, 22, first_out=("MFU", "lr")) == "step 1/2  lr 1  eta 3"
+    assert fit(parts, 5, first_out=("MFU", "lr")) == "step 1/2  eta 3"
 
 
 def test_a_step_on_a_plain_stream_is_cheap():
