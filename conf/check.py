@@ -4,11 +4,10 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
-from enum import Enum
 from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 from .errors import Problem, show
 from .keys import allowed, choices, leaves, nearest, table
@@ -30,8 +29,10 @@ def forbidden(key: str, value: Any) -> Problem | None:
     return None
 
 
-def enum_name(hint: type[Enum], value: Any) -> Any:
-    """OmegaConf knows enum members by name only (`one_f_one_b`); the user writes the value (`1f1b`)."""
+def enum_name(hint: Any, value: Any) -> Any:
+    """OmegaConf knows enum members by name only (`one_f_one_b`); the user writes the value (`1f1b`). Other values stay as they are."""
+    if not choices(hint):
+        return value
     return next((member.name for member in hint if isinstance(value, str) and member.value == value), value)
 
 
@@ -67,13 +68,22 @@ def misfit(structure: DictConfig, key: str, value: Any, schema: type[Any]) -> Pr
     hint, entry = known[key]
     if isinstance(value, str) and "${" in value or value == "???":
         return None  # judged when it is resolved
-    plain = enum_name(hint, value) if choices(hint) else value
-    trial = structure.copy()
     try:
-        OmegaConf.update(trial, key, plain, merge=not isinstance(plain, list | Mapping))
+        put(structure.copy(), key, value, schema)
     except OmegaConfBaseException:
         return Problem(key, value, f"must be {allowed(hint, entry.metadata.get('rule', {}))}", way_out(hint, value))
     return None
+
+
+def put(config: DictConfig, key: str, value: Any, schema: type[Any]) -> None:
+    """Sets one key.
+
+    Raises:
+        OmegaConfBaseException: the value is not of the key's type.
+    """
+    known = table(schema)
+    plain = enum_name(known[key][0], value) if key in known else value
+    OmegaConf.update(config, key, plain, merge=True, force_add=True)
 
 
 def way_out(hint: Any, value: Any) -> str:
@@ -118,7 +128,12 @@ def judged(node: DictConfig, name: str, key: str, hint: Any, rule: Mapping[str, 
     """Resolves one value and holds it against its rule; lists are judged number by number."""
     try:
         value = OmegaConf.to_container(node[name], resolve=True) if OmegaConf.is_config(node[name]) else node[name]
+    except InterpolationToMissingValueError:
+        return  # the key that it repeats is reported itself
     except OmegaConfBaseException as error:
+        named = re.search(r"'([^']+)' not found", str(error))
+        if named and named[1] not in str(node._get_node(name)):
+            return  # it repeats a key that is reported itself
         yield Problem(key, show(node._get_node(name)), f"cannot be resolved: {str(error).splitlines()[0]}", "write the value itself")
         return
     for item in value if isinstance(value, list) else [value]:

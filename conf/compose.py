@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from .check import blank, dig, enum_name, forbidden, misfit, violations
+from .check import blank, dig, forbidden, misfit, put, violations
 from .dump import as_dict, dump_yaml
 from .errors import ConfigError, Problem
 from .keys import is_dictionary, leaves, table
@@ -41,15 +40,17 @@ def compose(command: str, overrides: Sequence[str]) -> Any:
     """
     schema = COMMANDS[command].schema()
     structure = blank(schema)
-    accepted, problems = screen(command, overrides, structure)
+    screened = screen(command, overrides, structure)
     with hydra(command, structure):
         try:
-            config = hydra_compose(command, accepted)
+            config = hydra_compose(command, screened.groups)
         except (HydraException, OmegaConfBaseException) as error:
-            problems.append(Problem(f"{command}.yaml", "???", f"cannot be composed: {' '.join(str(error).split())}",
+            screened.problems.append(Problem(f"{command}.yaml", "???", f"cannot be composed: {' '.join(str(error).split())}",
                                     "mend the YAML file or the override that is named"))
-            raise ConfigError(problems) from error
-    return finished(config, schema, problems)
+            raise ConfigError(screened.problems) from error
+    for key, value in screened.values:
+        put(config, key, value, schema)
+    return finished(config, schema, screened.problems)
 
 
 def finished(config: DictConfig, schema: type[Any], problems: list[Problem]) -> Any:
@@ -100,7 +101,5 @@ def load_yaml(path: Path, schema: type[Any] = Config) -> Any:
         if problem:
             problems.append(problem)
         else:
-            hint = table(schema)[key][0]
-            OmegaConf.update(config, key, enum_name(hint, value) if isinstance(hint, type) and issubclass(hint, Enum) else value,
-                             merge=False)
+            put(config, key, value, schema)
     return finished(config, schema, problems)

@@ -23,6 +23,11 @@ def table(schema: type[Any], prefix: str = "") -> dict[str, tuple[type[Any], Fie
     return rows
 
 
+def sections_of(schema: type[Any]) -> list[str]:
+    """The fields of a schema that are dataclasses themselves."""
+    return [name for name, hint in get_type_hints(schema).items() if is_dataclass(hint)]
+
+
 def is_dictionary(hint: Any) -> bool:
     """Whether a key holds free settings, any name below it being allowed."""
     return get_origin(hint) is dict

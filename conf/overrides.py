@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from enum import Enum
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,12 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from .check import enum_name, forbidden, misfit
+from .check import forbidden, misfit
 from .errors import Problem
-from .keys import is_dictionary, leaves, nearest, table
+from .keys import is_dictionary, leaves, nearest, sections_of, table
 from .registry import COMMANDS
 
+SEARCH_PATH = "hydra.searchpath"
 CONF = Path(__file__).parent
 RECIPES = "experiment"  # the one group that is no section: whole recipes laid over everything else
 
@@ -27,7 +28,7 @@ def options(command: str, folders: Sequence[Path] = (CONF,)) -> dict[str, list[s
         command: a key of `registry.COMMANDS`.
         folders: where groups lie: ours, and those of `hydra.searchpath`.
     """
-    sections = [*COMMANDS[command].schema().__dataclass_fields__, *([RECIPES] if command == "train" else [])]
+    sections = [*sections_of(COMMANDS[command].schema()), *([RECIPES] if command == "train" else [])]
     found = {name: sorted({file.stem for folder in folders for file in (folder / name).glob("*.yaml")}) for name in sections}
     return {name: names for name, names in found.items() if names}
 
@@ -38,75 +39,86 @@ def own_folders(overrides: Sequence[str]) -> list[Path]:
     return [Path(entry.strip("\"' ").removeprefix("file://")) for word in words for entry in re.split(r"[\[\],]", word) if entry.strip()]
 
 
-def screen(command: str, overrides: Sequence[str], structure: DictConfig) -> tuple[list[str], list[Problem]]:
+@dataclass
+class Screened:
+    """The overrides of one command, judged.
+
+    Args:
+        groups: for Hydra: which YAML files, and where more of them lie.
+        values: full key and plain value, in order.
+        problems: of the others.
+    """
+
+    groups: list[str] = field(default_factory=list)
+    values: list[tuple[str, Any]] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+
+def screen(command: str, overrides: Sequence[str], structure: DictConfig) -> Screened:
     """Judges each override by itself, so that one mistake does not hide the next.
 
     Args:
         command: a key of `registry.COMMANDS`.
         overrides: as on the command line.
         structure: `check.blank` of the command's schema.
-
-    Returns:
-        The overrides that Hydra will take, rewritten to its dialect, and the problems of the others.
     """
     schema = COMMANDS[command].schema()
     groups = options(command, [CONF, *own_folders(overrides)])
     parser = OverridesParser.create()
-    accepted: list[str] = []
-    problems: list[Problem] = []
+    screened = Screened()
     for text in overrides:
         try:
             override = parser.parse_override(text)
         except HydraException as error:
-            problems.append(Problem(text.partition("=")[0], text.partition("=")[2], f"is not of the form key=value: {first_line(error)}",
-                                    "put values with spaces, commas or brackets in quotes: 'key=\"a, b\"'"))
+            screened.problems.append(Problem(
+                text.partition("=")[0], text.partition("=")[2], f"is not of the form key=value: {first_line(error)}",
+                "put values with spaces, commas or brackets in quotes: 'key=\"a, b\"'"))
             continue
-        found = faults(override, structure, schema, groups)
-        problems += found
-        if not found:
-            accepted.append(dialect(override, schema))
-    return accepted, problems
+        if problem := wrong_kind(override):
+            screened.problems.append(problem)
+        elif override.key_or_group in groups and not isinstance(override.value(), Mapping):
+            screen_group(override, groups[override.key_or_group], screened)
+        elif override.key_or_group == SEARCH_PATH:
+            screened.groups.append(text)
+        else:
+            screen_values(override, structure, schema, screened)
+    return screened
 
 
-def faults(override: Override, structure: DictConfig, schema: type[Any], groups: Mapping[str, list[str]]) -> list[Problem]:
-    """What is wrong with one override."""
-    key = override.key_or_group
+def wrong_kind(override: Override) -> Problem | None:
+    """What Hydra can do and a run has no use for."""
+    key, value = override.key_or_group, str(override.input_line).partition("=")[2]
     if override.is_delete():
-        return [Problem(key, "???", "cannot be deleted", "set it to another value")]
+        return Problem(key, "???", "cannot be deleted", "set it to another value")
+    if override.package is not None:
+        return Problem(f"{key}@{override.package}", value, "puts a group where it does not belong", f"write {key}=...")
     if override.is_sweep_override():
-        return [Problem(key, str(override.input_line).partition("=")[2], "is a list of runs",
-                        f"give one value, or a list in brackets: {key}=[...]")]
-    value = override.value()
-    if key == "hydra.searchpath":
-        return []
-    if key.split(".")[0].split("/")[0] == "hydra":
-        return [Problem(key, value, "is Hydra's own", "leave it out; hydra.searchpath=[file://<folder>] adds your own YAML groups")]
-    if key in groups and not isinstance(value, Mapping):
-        return unknown_option(key, value, groups[key])
+        return Problem(key, value, "is a list of runs", f"give one value, or a list in brackets: {key}=[...]")
+    if re.match(r"hydra\b", key) and key != SEARCH_PATH:
+        return Problem(key, value, "is Hydra's own", f"leave it out; {SEARCH_PATH}=[file://<folder>] adds your own YAML groups")
+    return None
+
+
+def screen_group(override: Override, names: Sequence[str], screened: Screened) -> None:
+    """A group set to one of its files, or to one that is not there."""
+    group, value = override.key_or_group, override.value()
+    if value in names or (value is None and group == RECIPES):
+        screened.groups.append(f"{group}={'null' if value is None else value}")
+        return
+    guess = nearest(str(value), names)
+    screened.problems.append(Problem(group, value, f"must be one of {', '.join(names)}",
+                                     f"did you mean {guess}?" if guess else "take one of these"))
+
+
+def screen_values(override: Override, structure: DictConfig, schema: type[Any], screened: Screened) -> None:
+    """A value, or a whole section in braces."""
     dictionaries = [name for name, (hint, _) in table(schema).items() if is_dictionary(hint)]
-    pairs = list(leaves(value, key, dictionaries))
-    found = [forbidden(k, v) or misfit(structure, k, v, schema) for k, v in pairs]
-    return [problem for problem in found if problem]
-
-
-def unknown_option(group: str, value: Any, options: Sequence[str]) -> list[Problem]:
-    """A group set to a file that is not there."""
-    if value in options or (value is None and group == RECIPES):
-        return []
-    guess = nearest(str(value), options)
-    return [Problem(group, value, f"must be one of {', '.join(options)}", f"did you mean {guess}?" if guess else "take one of these")]
-
-
-def dialect(override: Override, schema: type[Any]) -> str:
-    """An accepted override as Hydra wants it: `++` for new names below a dictionary key, enum members by name."""
-    key, text = override.key_or_group, str(override.input_line).lstrip("+")
-    known = table(schema)
-    if key in known and isinstance(override.value(), str):
-        hint = known[key][0]
-        if isinstance(hint, type) and issubclass(hint, Enum):
-            return f"{key}={enum_name(hint, override.value())}"
-    below = any(is_dictionary(hint) and key.startswith(f"{name}.") for name, (hint, _) in known.items())
-    return f"++{text}" if below else text
+    for key, value in leaves(override.value(), override.key_or_group, dictionaries):
+        problem = forbidden(key, value) or misfit(structure, key, value, schema)
+        if problem:
+            screened.problems.append(problem)
+        else:
+            screened.values.append((key, value))
 
 
 def first_line(error: Exception) -> str:

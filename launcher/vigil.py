@@ -47,9 +47,11 @@ class Vigil:
     Args:
         rank: process id.
         front_end: who started the watcher.
+        grace_seconds: for the rank to save after SIGTERM.
     """
 
-    def __init__(self, rank: int, front_end: FrontEnd) -> None:
+    def __init__(self, rank: int, front_end: FrontEnd, *, grace_seconds: float = GRACE_SECONDS) -> None:
+        self._grace = grace_seconds
         self._rank = rank
         self._parent = os.getppid()
         # `deepspeed` starts a launch.py that starts us; SIGTERM to the former leaves the latter running.
@@ -71,7 +73,7 @@ class Vigil:
             if self._deadline is None and self._front_end_lost():
                 self._pass_on(signal.SIGTERM)
             if self._deadline is not None and time.monotonic() > self._deadline:
-                self._kill(signal.SIGTERM, f"was asked to stop, had not after {GRACE_SECONDS:.0f} s, and was killed")
+                self._kill(signal.SIGTERM, f"was asked to stop, had not after {self._grace:.0f} s, and was killed")
 
     def _pass_on(self, number: signal.Signals) -> None:
         now = time.monotonic()
@@ -81,7 +83,7 @@ class Vigil:
                 return
             self._interrupted_at = self._interrupted_at or now
         else:
-            self._deadline = self._deadline or now + GRACE_SECONDS
+            self._deadline = self._deadline or now + self._grace
         self._send(signal.SIGTERM if number is signal.SIGHUP else number)
 
     def _kill(self, asked: signal.Signals, what: str) -> None:
