@@ -141,8 +141,7 @@ class _Preparation:
         self.tally = Tally()
 
     def run(self) -> CorpusDescription:
-        kind = self._recipe.tokenizer_kind
-        model, end = self._train() if kind in TRAINED_KINDS else read_existing(kind, Path(self._recipe.tokenizer_path).expanduser())
+        kind, model, end = self._train() if self._recipe.tokenizer_kind in TRAINED_KINDS else self._read_tokenizer()
         tokenizer = save_tokenizer(self._folder / "tokenizer", kind=kind, model=model, end_of_document=end)
         parts = self._encode(tokenizer)
         if self._raise_threshold():
@@ -152,7 +151,10 @@ class _Preparation:
         described = TokenizerDescription(kind=kind, vocab_size=tokenizer.vocab_size, end_of_document=end)
         return CorpusDescription(tokenizer=described, parts=parts)
 
-    def _train(self) -> tuple[bytes, int]:
+    def _read_tokenizer(self) -> tuple[str, bytes, int]:
+        return read_existing(self._recipe.tokenizer_kind, Path(self._recipe.tokenizer_path).expanduser())
+
+    def _train(self) -> tuple[str, bytes, int]:
         """Trains on documents of the training part only."""
         sample = Sample()
         items = ((chunk, self._threshold, sample.most) for chunk in self._chunks())
@@ -164,7 +166,8 @@ class _Preparation:
         if not texts:
             raise self._one_sided()
         self._progress.phase("training the tokenizer", 0)
-        return train_tokenizer(self._recipe.tokenizer_kind, texts, vocab_size=self._recipe.vocab_size)
+        kind = self._recipe.tokenizer_kind
+        return kind, *train_tokenizer(kind, texts, vocab_size=self._recipe.vocab_size)
 
     def _encode(self, tokenizer: Tokenizer) -> dict[str, PartDescription]:
         dtype = token_dtype(tokenizer.vocab_size)

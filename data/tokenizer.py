@@ -126,13 +126,13 @@ class HuggingFaceTokenizer:
     """
 
     def __init__(self, model: bytes, *, end_of_document: int, trained_here: bool) -> None:
-        from tokenizers import AddedToken, Tokenizer
+        from tokenizers import Tokenizer
 
         self._tokenizer = Tokenizer.from_buffer(model)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        # Only a token that is marked special is kept out of texts by the switch below.
-        self._tokenizer.add_special_tokens([AddedToken(self._tokenizer.id_to_token(end_of_document), special=True, normalized=False)])
+        # Only a token that is marked special is kept out of texts by the switch below; some ship theirs unmarked.
+        self._tokenizer.add_special_tokens([self._tokenizer.id_to_token(end_of_document)])
         self._tokenizer.encode_special_tokens = True
         self._trained_here = trained_here
         self.vocab_size: int = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
@@ -194,14 +194,8 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         DataError: nothing there, not readable, or no piece that ends a document.
     """
     path = Path(path).expanduser()
-    for folder in (path, path / "tokenizer", path.parent):
-        described = folder / DESCRIPTION
-        if described.is_file() and (folder is not path.parent or _describes(described, path.name)):
-            return _load_described(described)
     file = model_file(path)
-    kind = "huggingface" if file.suffix == ".json" else "sentencepiece_file"
-    model, end_of_document = read_existing(kind, file)
-    return build_tokenizer(kind, model, end_of_document)
+    return build_tokenizer(*read_existing("huggingface" if file.suffix == ".json" else "sentencepiece_file", file))
 
 
 def model_file(path: Path) -> Path:
@@ -219,27 +213,31 @@ def model_file(path: Path) -> Path:
     raise DataError(f"no tokenizer at {path}", do="give a corpus folder, a tokenizer.json or a .model file", file=path)
 
 
-def read_existing(kind: str, path: Path) -> tuple[bytes, int]:
-    """The model bytes and the end-of-document id of a tokenizer that we did not train.
+def read_existing(kind: str, path: Path) -> tuple[str, bytes, int]:
+    """An existing tokenizer: its kind, its model bytes and its end-of-document id.
 
     Args:
         kind: `huggingface` or `sentencepiece_file`.
-        path: the file, or a folder with it.
+        path: the file, or a folder with it; one that `save_tokenizer` wrote keeps the kind it was trained as, and so stays lossless.
 
     Raises:
-        DataError: missing, not readable, or no piece that ends a document.
+        DataError: missing, not readable, of the other library, or no piece that ends a document.
     """
     file = model_file(path)
-    model = file.read_bytes()
+    way = "give a tokenizer.json" if kind == "huggingface" else "give a SentencePiece .model"
     try:
+        model = file.read_bytes()
+        if (described := _described_kind_and_end(file)) is not None:
+            if (described[0] in _SENTENCEPIECE_KINDS) != (kind in _SENTENCEPIECE_KINDS):
+                raise ValueError(f"it is of kind {described[0]}")
+            return described[0], model, described[1]
         end = _huggingface_end(model, file) if kind == "huggingface" else _sentencepiece_end(model)
     except Exception as error:  # both libraries raise bare Exception or RuntimeError for a file that they cannot read
-        way = "give a tokenizer.json" if kind == "huggingface" else "give a SentencePiece .model"
         raise DataError(f"{file} is no tokenizer of kind {kind}: {error}", do=way, file=file) from error
     if end is None:
         way = "add an end-of-text special token to the tokenizer (eos_token in tokenizer_config.json beside it)"
         raise DataError(f"{file} has no piece that ends a document", do=way, file=file)
-    return model, end
+    return kind, model, end
 
 
 def _encode_parts(texts: Sequence[str], encode: Callable[[list[str]], list[list[int]]]) -> list[list[int]]:
@@ -255,22 +253,18 @@ def _encode_parts(texts: Sequence[str], encode: Callable[[list[str]], list[list[
     return joined
 
 
-def _describes(description: Path, file: str) -> bool:
-    return json.loads(description.read_text()).get("file") == file
-
-
-def _load_described(description: Path) -> Tokenizer:
-    try:
-        said: dict[str, Any] = json.loads(description.read_text())
-        kind, end, vocab_size = said["kind"], said["end_of_document"], said["vocab_size"]
-        tokenizer = build_tokenizer(kind, (description.parent / said["file"]).read_bytes(), end)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        message = f"{description} or its model cannot be read: {error}"
-        raise DataError(message, do="prepare the corpus again", file=description) from error
-    if tokenizer.vocab_size != vocab_size:
-        message = f"{description} says vocab_size={vocab_size}, but its model has {tokenizer.vocab_size}"
-        raise DataError(message, do="prepare the corpus again", file=description)
-    return tokenizer
+def _described_kind_and_end(file: Path) -> tuple[str, int] | None:
+    """What the description beside a model file says, if there is one and it is about that file."""
+    description = file.parent / DESCRIPTION
+    said: dict[str, Any] = json.loads(description.read_text()) if description.is_file() else {}
+    if said.get("file") != file.name:
+        return None
+    if said["kind"] not in KINDS:
+        raise ValueError(f"{description} says kind={said['kind']}, which this version does not know")
+    tokenizer = build_tokenizer(said["kind"], file.read_bytes(), said["end_of_document"])
+    if tokenizer.vocab_size != said["vocab_size"]:
+        raise ValueError(f"{description} says vocab_size={said['vocab_size']}, but the model has {tokenizer.vocab_size}")
+    return said["kind"], said["end_of_document"]
 
 
 def _sentencepiece_end(model: bytes) -> int | None:

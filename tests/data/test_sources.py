@@ -155,7 +155,7 @@ def test_files_are_sorted_each_once_and_hidden_ones_left_out(tmp_path):
     for name in ("b.txt", "a.txt", "sub/c.txt", ".git/d.txt", "sub/.e.txt", "odd[1].txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)
-    names = [str(Path(source.path).relative_to(tmp_path)) for source in find_sources([str(tmp_path), str(tmp_path / "a.txt")])]
+    names = [str(Path(source.path).relative_to(tmp_path)) for source in find_sources([str(tmp_path), f"{tmp_path}/sub/../a.txt"])]
     assert names == ["a.txt", "b.txt", "odd[1].txt", "sub/c.txt"]
     assert read(tmp_path / "b.txt", tmp_path)[0][:2] == ["b.txt", "a.txt"]
     assert read(tmp_path / "**" / "*.txt")[0] == names

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 from hexareme.data.errors import DataError
-from hexareme.data.tokenizer import END_OF_DOCUMENT, TRAINED_KINDS, cut, load_tokenizer, save_tokenizer
+from hexareme.data.tokenizer import END_OF_DOCUMENT, TRAINED_KINDS, cut, load_tokenizer, read_existing, save_tokenizer
 from hexareme.data.tokenizer_training import train_tokenizer
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from tokenizers import Tokenizer as Raw
-from tokenizers import models, pre_tokenizers, trainers
+from tokenizers import models, pre_tokenizers, processors, trainers
 
 VOCAB_SIZE = 600
 
@@ -141,6 +141,8 @@ def test_a_folder_its_parent_and_its_file_are_one_tokenizer(trained):
     folder = trained["sentencepiece_bpe"]
     for path in (folder, folder.parent, folder / "tokenizer.model", str(folder)):
         tokenizer = load_tokenizer(path)
+        kind, _, end = read_existing("sentencepiece_file", Path(path))
+        assert (kind, end) == ("sentencepiece_bpe", tokenizer.end_of_document)
         assert tokenizer.decode(tokenizer.encode(" \u2581")) == " \u2581"
 
 
@@ -152,6 +154,7 @@ def huggingface_folder(folder: Path, *, end: str, special: bool) -> Path:
     trainer = trainers.BpeTrainer(vocab_size=280, special_tokens=["<pad>"], initial_alphabet=alphabet, show_progress=False)
     raw.train_from_iterator(["some text, more text"], trainer)
     raw.add_special_tokens([end]) if special else raw.add_tokens([end])
+    raw.post_processor = processors.TemplateProcessing(single=f"<pad> $A {end}", special_tokens=[("<pad>", 0), (end, raw.token_to_id(end))])
     raw.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": {"content": end}}))
     return folder
@@ -164,7 +167,7 @@ def test_huggingface_end_token_in_a_text_is_only_text(tmp_path, special):
     assert tokenizer.end_of_document == raw.token_to_id("<end!>")
     assert tokenizer.end_of_document not in tokenizer.encode("some <end!> text <pad>")
     assert raw.token_to_id("<pad>") not in tokenizer.encode("some <end!> text <pad>")
-    assert tokenizer.encode("some text") == raw.encode("some text").ids
+    assert tokenizer.encode("some text") == raw.encode("some text", add_special_tokens=False).ids
 
 
 def test_sentencepiece_file_is_used_as_it_is(tmp_path, sample):
@@ -178,6 +181,11 @@ def test_sentencepiece_file_is_used_as_it_is(tmp_path, sample):
     assert tokenizer.encode(text) == own.encode(text)
     assert tokenizer.end_of_document == own.eos_id()
     assert own.eos_id() not in tokenizer.encode(text)
+
+
+def test_a_tokenizer_of_the_other_library(trained):
+    with pytest.raises(DataError, match="no tokenizer of kind huggingface: it is of kind sentencepiece_bpe"):
+        read_existing("huggingface", trained["sentencepiece_bpe"])
 
 
 def test_no_tokenizer(tmp_path):
