@@ -7,6 +7,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -82,15 +83,22 @@ def ours(run):
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
-    """A run folder; wandb sees a home of its own, and no settings of the machine."""
+def scratch():
+    """Stands for /tmp; short, as wandb puts sockets there."""
+    with tempfile.TemporaryDirectory(prefix="hx-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, scratch):
+    """A run folder; wandb sees a home and a /tmp of its own, and no settings of the machine."""
     home, folder = tmp_path / "home", tmp_path / "runs" / "x"
     home.mkdir()
     folder.mkdir(parents=True)
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(home))
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(scratch))
     return folder
 
 
@@ -123,11 +131,12 @@ def test_offline_holds_every_step_once_also_after_a_resume(run):
     assert not ours(run)
 
 
-def test_nothing_is_written_outside_the_run(run):
+def test_nothing_is_written_outside_the_run(run, scratch):
     record(run, range(1, 4))
     assert Tracker(run, wandb_mode="offline", config={}).close()
     expected = {run, run.parent, run.parents[1] / "home"}
     assert [path for path in run.parents[1].rglob("*") if run not in path.parents and path not in expected] == []
+    assert list(scratch.iterdir()) == []
 
 
 def test_tensorboard_holds_every_step_once_also_after_a_resume(run):
@@ -183,7 +192,7 @@ def test_a_failing_server_costs_nothing_but_a_warning(run, online, monkeypatch, 
     assert not ours(run)
 
 
-def test_a_server_that_breaks_during_the_run_bounds_the_end(run, online, capfd):
+def test_a_server_that_breaks_during_the_run_bounds_the_end(run, scratch, online, capfd):
     server = online()
     tracker = Tracker(run, wandb_mode="online", config={})
     record(run, range(1, 11))
@@ -194,6 +203,7 @@ def test_a_server_that_breaks_during_the_run_bounds_the_end(run, online, capfd):
     begin = time.monotonic()
     assert not tracker.close(6)
     assert time.monotonic() - begin < 7
+    assert list(scratch.iterdir()) == []
     assert "wandb sync" in capfd.readouterr().err
     assert not ours(run)
     from hexareme.core.tracking.transaction_log import history
@@ -219,7 +229,7 @@ for step in range(1, 10**6):
 
 
 @pytest.mark.parametrize("case", ["alone", "forked"])  # a forked helper of the rank holds the follower's pipe open
-def test_sigkill_of_the_rank_leaves_no_process_and_loses_nothing(run, tmp_path, case):
+def test_sigkill_of_the_rank_leaves_no_process_and_loses_nothing(run, scratch, case):
     owner = subprocess.Popen([sys.executable, "-c", OWNER, str(run), case], stdout=subprocess.PIPE, cwd=ROOT)
     follower, helper = map(int, owner.stdout.readline().split())
     follower = psutil.Process(follower)
@@ -237,7 +247,7 @@ def test_sigkill_of_the_rank_leaves_no_process_and_loses_nothing(run, tmp_path, 
     assert alive == []
     steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines() if '"loss"' in line]
     assert [row["step"] for row in offline_rows(run) if "loss" in row] == steps
-    assert not list(tmp_path.glob("hexareme-*"))
+    assert list(scratch.iterdir()) == []
 
 
 def test_a_follower_that_is_killed_does_not_touch_the_run(run):
