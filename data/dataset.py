@@ -46,7 +46,8 @@ class TrainingSet:
                 raise _too_short(file.prefix, file.num_tokens, sequence_length + 1)
 
     def sample(self, index: int) -> Sample:
-        """
+        """Global sample `index` of the run, from 0 and without end.
+
         Raises:
             DataError: an id does not fit the vocabulary, or a file was truncated.
         """
@@ -80,7 +81,8 @@ class ValidationSet:
         return math.ceil((self.file.num_tokens - 1) / self._windows.sequence_length)
 
     def sample(self, index: int) -> Sample:
-        """
+        """Window `index` of the file.
+
         Raises:
             IndexError: index outside 0 .. len - 1.
             DataError: as `TrainingSet.sample`.

@@ -67,6 +67,7 @@ class TokenFile:
 
     def document(self, number: int) -> np.ndarray:
         """All tokens of one document, as `read`."""
+        self._check_still_there()
         start, end = self.document_start(number), self.document_start(number + 1)
         return self.read(start, end - start)
 
@@ -83,7 +84,11 @@ class TokenFile:
 
         Returns:
             Their numbers and the positions where they begin; the first is taken to begin at `start`.
+
+        Raises:
+            DataError: the files have been truncated since they were opened.
         """
+        self._check_still_there()
         first = self.document_at(start)
         numbers, begins = [first], [start]
         for number in range(first + 1, self.num_documents):
@@ -99,8 +104,9 @@ class TokenFile:
 
     def _check_still_there(self) -> None:
         """Touching a mapped page beyond the end of a truncated file kills the process (SIGBUS) without a word."""
-        if isinstance(self._bin_map, mmap) and self._bin_map.size() < len(self._bin_map):  # one fstat, 0.3 us
-            raise DataError(f"{self._bin_path} was truncated while in use", do=REBUILD, file=self._bin_path)
+        for path, mapped in ((self._bin_path, self._bin_map), (self._index.path, self._idx_map)):
+            if isinstance(mapped, mmap) and mapped.size() < len(mapped):  # one fstat, 0.3 us
+                raise DataError(f"{path} was truncated while in use", do=REBUILD, file=path)
 
 
 def open_corpus(path: str | os.PathLike[str], part: str = "train") -> TokenFile:

@@ -5,7 +5,6 @@ from collections import Counter
 
 import numpy as np
 import pytest
-
 from hexareme.data.bigram import CHUNK, BigramModel, kneser_ney_perplexity
 from hexareme.data.errors import DataError
 from hexareme.data.token_file import TokenFile

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from hexareme.data.batch import stack
 from hexareme.data.dataset import TrainingSet, ValidationSet
 from hexareme.data.errors import DataError
 from hexareme.data.order import window_start
 from hexareme.data.token_file import TokenFile
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from .token_files import random_documents, write_tokens
 
@@ -25,7 +24,9 @@ def naive(documents, start, length):
     """Inputs, targets, segments, positions and documents of a window, one token after the other."""
     stream = [(token, number) for number, document in enumerate(documents) for token in document]
     window = [stream[(start + i) % len(stream)] for i in range(length + 1)]
-    segments, positions, ids = [], [], []
+    segments: list[int] = []
+    positions: list[int] = []
+    ids: list[int] = []
     for place, (_, number) in enumerate(window[:-1]):
         begins = place == 0 or number != ids[-1] or (start + place) % len(stream) == 0
         if begins:
@@ -60,7 +61,7 @@ def test_training_sample(documents, length, seed, index, mask):
 @settings(max_examples=80, deadline=None)
 @given(DOCUMENTS, st.integers(1, 12), st.booleans())
 def test_validation_targets_are_all_tokens_once(documents, length, mask):
-    stream = sum(documents, [])
+    stream = [token for document in documents for token in document]
     if len(stream) < 2:
         return
     with tempfile.TemporaryDirectory() as folder:

@@ -6,7 +6,6 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
-
 from hexareme.data.batch import stack
 from hexareme.data.dataset import TrainingSet
 from hexareme.data.errors import DataError
@@ -77,6 +76,30 @@ def test_it_reads_ahead_and_only_so_far(training):
             time.sleep(0.01)
         time.sleep(0.05)
         assert sorted(dataset.asked) == list(range(12))  # this step and two more
+
+
+class Gated(Broken):
+    """A dataset that stops at sample 4 until the gate opens."""
+
+    def __init__(self, whole):
+        super().__init__(whole)
+        self.gate = threading.Event()
+
+    def sample(self, index):
+        if index >= 4:
+            self.gate.wait(10)
+        return super().sample(index)
+
+
+def test_a_jump_forgets_what_was_to_be_read(training):
+    dataset = Gated(training)
+    with Loader(dataset, local_samples=samples_of, workers=1) as loader:
+        loader.batch(0)  # step 1 is being read now, step 2 waits its turn
+        opener = threading.Timer(0.1, dataset.gate.set)
+        opener.start()
+        assert loader.batch(100).samples_B[0] == 400
+        opener.join()
+    assert not set(dataset.asked) & set(samples_of(2))
 
 
 def test_steps_are_not_read_twice(training):

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from megatron.core.datasets.indexed_dataset import IndexedDataset, IndexedDatasetBuilder
-
+from hexareme.data import index_file, writer
 from hexareme.data.dataset import TrainingSet
 from hexareme.data.errors import DataError
 from hexareme.data.token_file import TokenFile, open_corpus, validate_prefix_exists
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from megatron.core.datasets.indexed_dataset import IndexedDataset, IndexedDatasetBuilder
 
 from .token_files import random_documents, write_corpus, write_tokens
 
@@ -120,6 +120,27 @@ def test_hostile_index(tmp_path, name):
     assert caught.value.file
     assert time.perf_counter() - start < 1
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 50_000  # KB
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 5])
+@given(documents=st.lists(st.lists(st.integers(0, 100), max_size=5), max_size=12), data=st.data())
+@settings(max_examples=30, deadline=None)
+def test_chunk_edges(chunk, documents, data):
+    """Files larger than what is checked and written at a time: here that is a few documents."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        for module in (index_file, writer):
+            patch.setattr(module, "CHUNK", chunk)
+        ours, theirs = Path(folder) / "ours", Path(folder) / "theirs"
+        write_tokens(ours, documents)
+        build_with_megatron(theirs, [[document] for document in documents], np.uint16)
+        assert ours.with_suffix(".idx").read_bytes() == theirs.with_suffix(".idx").read_bytes()
+        open_corpus(ours)
+        order = data.draw(st.permutations(range(len(documents) + 1)))
+        if order != sorted(order):
+            content = ours.with_suffix(".idx").read_bytes()
+            ours.with_suffix(".idx").write_bytes(content[: -8 * len(order)] + np.array(order, "<i8").tobytes())
+            with pytest.raises(DataError, match="document ind"):
+                open_corpus(ours)
 
 
 def test_the_good_one_is_good(tmp_path):

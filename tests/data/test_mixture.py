@@ -4,11 +4,10 @@ from fractions import Fraction
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from hexareme.data.errors import DataError
 from hexareme.data.mixture import QUANTUM, Mixture, balanced_period, quantise
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 WEIGHTS = st.lists(st.one_of(st.just(0.0), st.floats(1e-9, 1e9)), min_size=1, max_size=12).filter(any)
 

@@ -4,10 +4,9 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from hexareme.data.order import ceil_sqrt, mix, permute, window_start
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from hexareme.data.order import ceil_sqrt, mix, permute, window_start
 
 KEYS = st.integers(0, 2**64 - 1)
 SEEDS = st.integers(0, 2**63 - 1)
@@ -56,7 +55,7 @@ def test_epoch_seed_and_stream_change_order_and_offset(change):
 
 
 def test_every_token_is_reached_over_the_epochs():
-    seen = Counter()
+    seen: Counter[int] = Counter()
     for epoch in range(40):
         seen.update((start + 1 + i) % 19 for start in starts_of_epoch(epoch, seed=3, num_tokens=19) for i in range(10))
     assert len(seen) == 19

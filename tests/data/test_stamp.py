@@ -8,8 +8,8 @@ import time
 
 import numpy as np
 import pytest
-
-from hexareme.data.description import write_description
+from hexareme.data import stamp
+from hexareme.data.description import describe_file, write_description
 from hexareme.data.errors import DataError
 from hexareme.data.stamp import beside, in_cache
 from hexareme.data.token_file import largest_id, open_corpus
@@ -125,8 +125,22 @@ def test_processes_that_open_at_once(path):
     assert not list(folder.glob("*.writing"))
 
 
+def test_a_file_that_changes_under_the_verification(path, monkeypatch):
+    prefix = path / "train" if path.is_dir() else path
+
+    def disturbed(file):
+        found = describe_file(file)
+        os.utime(prefix.with_suffix(".bin"), ns=(0, 0))
+        return found
+
+    monkeypatch.setattr(stamp, "describe_file", disturbed)
+    with pytest.raises(DataError, match="changed while it was being verified"):
+        open_corpus(path)
+    assert not beside(prefix).exists()
+
+
 def test_a_stamped_open_takes_milliseconds(tmp_path):
-    write_tokens(tmp_path / "train", [np.zeros(20_000_000, np.uint16)])
+    write_tokens(tmp_path / "train", [[0] * 20_000] * 1000)
     open_corpus(tmp_path / "train")
     times = []
     for _ in range(5):

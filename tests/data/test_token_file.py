@@ -10,14 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xxhash
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from hexareme.data import description as description_module
 from hexareme.data.description import BLOCK_BYTES, BlockHasher, read_description, write_description
 from hexareme.data.errors import DataError
 from hexareme.data.token_file import TokenFile, largest_id, open_corpus, validate_prefix_exists
 from hexareme.data.writer import TokenFileWriter, token_dtype
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from .token_files import random_documents, write_corpus, write_tokens
 
@@ -31,7 +30,7 @@ def test_what_was_written_is_read(documents, dtype):
         prefix = Path(folder) / "name.with.dots"
         part = write_tokens(prefix, documents, dtype)
         file = open_corpus(prefix)
-        flat = sum(documents, [])
+        flat = [token for document in documents for token in document]
         assert [file.document(i).tolist() for i in range(file.num_documents)] == documents
         assert file.read(0, file.num_tokens).tolist() == flat
         assert file.document_starts.tolist() == np.cumsum([0, *map(len, documents)]).tolist()
@@ -72,7 +71,7 @@ def test_ids_must_fit(tmp_path):
         with pytest.raises(DataError, match=str(wrong)):
             write_tokens(tmp_path / "train", [[1], [wrong]])
     with pytest.raises(ValueError, match="float"):
-        TokenFileWriter(tmp_path / "train", np.float32)
+        TokenFileWriter(tmp_path / "train", np.dtype(np.float32))
     with TokenFileWriter(tmp_path / "train", np.uint16) as writer, pytest.raises(ValueError, match="3 ids"):
         writer.add_documents(np.arange(3), np.array([1, 1]))
     assert sorted(os.listdir(tmp_path)) == ["largest.bin", "largest.idx"]
@@ -198,7 +197,7 @@ def test_a_bin_of_another_size(tmp_path, described, size):
     content = (tmp_path / "train.bin").read_bytes()
     (tmp_path / "train.bin").write_bytes((content * 10)[:size])
     path = tmp_path if described else tmp_path / "train"
-    for check in (open_corpus, validate_prefix_exists):
+    for check in (open_corpus, validate_prefix_exists, *(() if described else (largest_id,))):
         with pytest.raises(DataError, match=rf"train\.bin has {size} bytes, (shorter|longer)"):
             check(path)
 
@@ -225,12 +224,14 @@ def test_a_description_of_other_contents_is_not_believed(tmp_path):
             open_corpus(tmp_path)
 
 
-def test_truncation_while_open_is_an_error_and_no_signal(tmp_path):
-    write_tokens(tmp_path / "train", [list(range(1000))] * 20)
+@pytest.mark.parametrize("suffix", ["bin", "idx"])
+def test_truncation_while_open_is_an_error_and_no_signal(tmp_path, suffix):
+    write_tokens(tmp_path / "train", [[1, 2]] * 10_000)
     file = open_corpus(tmp_path / "train")
-    os.truncate(tmp_path / "train.bin", 100)
-    with pytest.raises(DataError, match="truncated while in use"):
-        file.read(19_000, 10).sum()
+    os.truncate(tmp_path / f"train.{suffix}", 100)
+    for use in (lambda: file.read(19_000, 10).sum(), lambda: file.documents_in(19_000, 10), lambda: file.document(19).sum()):
+        with pytest.raises(DataError, match=f"{suffix} was truncated while in use"):
+            use()
 
 
 def test_reading_outside(tmp_path):

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-
 from hexareme.data.description import CorpusDescription, PartDescription, TokenizerDescription, write_description
 from hexareme.data.writer import TokenFileWriter
 
