@@ -78,7 +78,7 @@ class _AllReduceSum(torch.autograd.Function):
 
 
 def copy_to_tensor_axis(tensor: Tensor, group: dist.ProcessGroup) -> Tensor:
-    """Enter a tensor-parallel region: identity forward, sum of the gradients backward (`f` in Megatron-LM, Shoeybi et al. 2019, section 3)."""
+    """Enter a tensor-parallel region: identity forward, gradients summed backward (`f` in Megatron-LM, Shoeybi et al. 2019, section 3)."""
     return tensor if group.size() == 1 else _Copy.apply(tensor, group)
 
 

@@ -6,6 +6,7 @@ traceback of the rank that failed first: the others usually only report that the
 
 import os
 import pickle
+import socket
 import sys
 import time
 import traceback
@@ -16,6 +17,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.distributed.tensor  # torch.testing imports it late: 2 s in every child if not here, once
 
 _GRACE = 2.0  # seconds the other ranks get to end by themselves after one failed
 
@@ -36,19 +38,22 @@ def run_ranks(function: Callable[..., Any], world_size: int, *arguments: Any, ti
     Raises:
         RankError: with the traceback of the first rank that failed.
     """
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    # rank 0 serves the store on this socket: a server thread here could hold a lock just as a child is forked
+    listener = socket.create_server(("127.0.0.1", 0), backlog=world_size)
     fork = get_context("fork")
     readers, children = [], []
     try:
         for rank in range(world_size):
             reader, writer = fork.Pipe(duplex=False)
-            child = fork.Process(target=_child, args=(writer, store.port, rank, world_size, timeout, function, arguments))
+            child = fork.Process(target=_child, args=(writer, listener, rank, world_size, timeout, function, arguments))
             child.start()
             writer.close()
             readers.append(reader)
             children.append(child)
+        listener.close()
         return _collect(readers, children, timeout)
     finally:
+        listener.close()
         for child in children:
             child.kill()
             child.join()
@@ -88,14 +93,20 @@ def _collect(readers: list[Any], children: list[Any], timeout: float) -> list[An
     return [results[rank] for rank in range(len(readers))]
 
 
-def _child(writer: Any, port: int, rank: int, world_size: int, timeout: float, function: Callable[..., Any],
+def _child(writer: Any, listener: socket.socket, rank: int, world_size: int, timeout: float, function: Callable[..., Any],
            arguments: tuple[Any, ...]) -> None:
     try:
         torch.set_num_threads(1)  # a forked OpenMP pool would hang
+        port = listener.getsockname()[1]
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size),
                           LOCAL_WORLD_SIZE=str(world_size), GLOO_SOCKET_IFNAME="lo")
         limit = timedelta(seconds=timeout)
-        store = dist.TCPStore("127.0.0.1", port, is_master=False, timeout=limit)
+        if rank == 0:
+            store = dist.TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False, timeout=limit,
+                                  master_listen_fd=listener.detach())
+        else:
+            listener.close()  # or the port would outlive rank 0
+            store = dist.TCPStore("127.0.0.1", port, is_master=False, timeout=limit)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size, timeout=limit)
         writer.send_bytes(pickle.dumps((True, function(rank, *arguments))))
         dist.barrier()  # nobody leaves while a peer still talks to it
