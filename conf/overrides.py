@@ -67,6 +67,10 @@ def screen(command: str, overrides: Sequence[str], structure: DictConfig) -> Scr
     parser = OverridesParser.create()
     screened = Screened()
     for text in overrides:
+        key, _, word = text.lstrip("+").partition("=")
+        if takes_text(key, word, schema):
+            screen_pair(key, word, structure, schema, screened)
+            continue
         try:
             override = parser.parse_override(text)
         except HydraException as error:
@@ -83,6 +87,15 @@ def screen(command: str, overrides: Sequence[str], structure: DictConfig) -> Scr
         else:
             screen_values(override, structure, schema, screened)
     return screened
+
+
+def takes_text(key: str, word: str, schema: type[Any]) -> bool:
+    """Whether a word is meant letter by letter: `prompt=def main(a, b):` is no syntax error, and `run.name=1e3` is not 1000.0.
+
+    Quotes keep Hydra's meaning: they are taken off. A path of free form (`data.train`) is a text unless it opens a list or a dictionary.
+    """
+    hint = table(schema).get(key, (None,))[0]
+    return (hint is str and word[:1] not in ("'", '"')) or (hint is Any and word[:1] not in ("'", '"', "[", "{", ""))
 
 
 def wrong_kind(override: Override) -> Problem | None:
@@ -114,11 +127,16 @@ def screen_values(override: Override, structure: DictConfig, schema: type[Any], 
     """A value, or a whole section in braces."""
     dictionaries = [name for name, (hint, _) in table(schema).items() if is_dictionary(hint)]
     for key, value in leaves(override.value(), override.key_or_group, dictionaries):
-        problem = forbidden(key, value) or misfit(structure, key, value, schema)
-        if problem:
-            screened.problems.append(problem)
-        else:
-            screened.values.append((key, value))
+        screen_pair(key, value, structure, schema, screened)
+
+
+def screen_pair(key: str, value: Any, structure: DictConfig, schema: type[Any], screened: Screened) -> None:
+    """One key and its plain value."""
+    problem = forbidden(key, value) or misfit(structure, key, value, schema)
+    if problem:
+        screened.problems.append(problem)
+    else:
+        screened.values.append((key, value))
 
 
 def first_line(error: Exception) -> str:

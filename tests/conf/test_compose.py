@@ -103,6 +103,20 @@ def test_free_deepspeed_settings_need_no_plus_sign():
         assert compose("train", [*BASE, spelling]).parallel.deepspeed == {"a": {"b": 3}}
 
 
+@pytest.mark.parametrize("text", [
+    "def main(a, b):", "Hello, world", "1e3", "true", "null", "a=b", "x y", "été {", "\\n", "a\nb", "", "#", "[0]",
+])
+def test_texts_are_taken_letter_by_letter(text):
+    assert compose("generate", [f"prompt={text}"]).prompt == text
+    assert compose("report", [f"directory={text}"]).directory == text
+
+
+def test_quotes_are_taken_off_and_odd_paths_are_paths():
+    assert compose("generate", ["prompt='a \"b\"'"]).prompt == 'a "b"'
+    assert compose("train", ["data.train=/data/my corpus (1), new"]).data.train == [Source("/data/my corpus (1), new")]
+    assert compose("generate", ["prompt=a", "stop=['x, y',z]"]).stop == ["x, y", "z"]
+
+
 def test_own_folder_of_recipes(tmp_path):
     (tmp_path / "experiment").mkdir()
     recipe = tmp_path / "experiment" / "mine.yaml"
