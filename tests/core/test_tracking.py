@@ -1,5 +1,6 @@
 """Tracking: what W&B and TensorBoard hold at the end, and that neither can slow, stop or outlive a run."""
 
+import io
 import json
 import math
 import os
@@ -15,6 +16,8 @@ from pathlib import Path
 import psutil
 import pytest
 from hexareme.core.metrics import MetricsLog, StepMetrics, ValidationMetrics
+from hexareme.core.tracking.lifeline import kill_descendants
+from hexareme.core.tracking.notices import Notices
 from hexareme.core.tracking.secrets import without_secrets
 from hexareme.core.tracking.tail import Tail
 from hexareme.core.tracking.tracker import Tracker
@@ -325,3 +328,30 @@ def test_masking_keeps_the_structure(value):
     masked = without_secrets(value)
     assert type(masked) is type(value)
     assert without_secrets(masked) == masked
+
+
+def test_warnings_come_at_most_once_a_minute(monkeypatch):
+    person, log, now = io.StringIO(), io.StringIO(), 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    notices = Notices(person, log)
+    for now in (1000.0, 1030.0, 1059.0, 1061.0):  # noqa: B007 (the clock reads it)
+        notices.warn(f"at {now:.0f}")
+    assert [line.split()[3] for line in person.getvalue().splitlines()] == ["1000", "1061"]
+    assert log.getvalue().count("at ") == 4
+
+
+TREE = """
+import subprocess, sys
+middle = "import subprocess; inner = subprocess.Popen(['sleep', '60'], start_new_session=True); print(inner.pid, flush=True); inner.wait()"
+print(subprocess.Popen([sys.executable, "-c", middle], start_new_session=True).wait())
+"""
+
+
+def test_descendants_die_also_in_sessions_of_their_own():
+    child = subprocess.Popen([sys.executable, "-c", TREE], stdout=subprocess.PIPE)
+    inner = psutil.Process(int(child.stdout.readline()))
+    kill_descendants(child.pid)
+    assert psutil.wait_procs([inner], timeout=5)[1] == []
+    assert child.stdout.readline() == b"-9\n"  # what became of the one in the middle
+    assert child.wait(5) == 0
+    child.stdout.close()
