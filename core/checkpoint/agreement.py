@@ -34,7 +34,8 @@ def differences(saved: Mapping[str, Any], current: Mapping[str, Any], allow: Col
     found = []
     for key in sorted(before.keys() | now.keys()):
         old, new = before.get(key, ABSENT), now.get(key, ABSENT)
-        if compact(old) != compact(new) and old != new and not any(key == free or key.startswith(f"{free}.") for free in allow):
+        same = old == new and isinstance(old, bool) == isinstance(new, bool)  # 1 is 1.0, but not true
+        if not same and not any(key == free or key.startswith(f"{free}.") for free in allow):
             found.append(Difference(key, old, new))
     return found
 

@@ -2,13 +2,13 @@
 
 import hashlib
 import logging
-import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
-from .folder import folder_name, hint_fault, remove_older, staged_folders, step_folders, whole_folders
+from .folder import folder_name, hint_fault, remove_older, remove_staged, step_folders, whole_folders
 from .fragment import Fragment
 from .ranks import Ranks, not_shared
 from .reader import Checkpoint, LoadReport
@@ -71,8 +71,9 @@ class Checkpointer:
             self._ranks.together(directory, part)
             self._ranks.together(directory, lambda: whole() if leads else None)
         except BaseException:
-            for staged in staged_folders(directory) if leads else ():
-                shutil.rmtree(staged, ignore_errors=True)
+            if leads:
+                with suppress(OSError):  # what stays is removed by the next save
+                    remove_staged(directory)
             raise
         if leads:
             self._prune(directory / folder_name(step))

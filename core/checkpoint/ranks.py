@@ -49,11 +49,11 @@ class Ranks:
         except Exception as error:  # whatever it is must reach the other ranks, or they wait for ever
             failure = error
         if failure:
-            for staged in staged_folders(directory):
+            for staged in _reachable(directory):
                 note_failure(staged, self.rank, failure)
         if self.agree(failure is None):
             return
-        told = next(filter(None, map(noted_failure, staged_folders(directory))), None)
+        told = next(filter(None, map(noted_failure, _reachable(directory))), None)
         self.agree(True)  # nobody clears the notes away before all have read them
         if failure and not isinstance(failure, RunError):
             raise failure
@@ -66,6 +66,14 @@ class Ranks:
             do="see the other ranks' logs; free space, or set run.directory to a disk that works",
             file=str(directory),
         )
+
+
+def _reachable(directory: Path) -> list[Path]:
+    """The save under way, if the disk still answers; while failing, nothing may keep this rank from telling the others."""
+    try:
+        return staged_folders(directory)
+    except OSError:
+        return []
 
 
 def not_shared(directory: Path, what: str) -> CheckpointError:

@@ -50,7 +50,10 @@ class Cut:
         return padded.split(each, self.dim)[index]
 
 
-def local_flat(state: dict[str, torch.Tensor], cuts: Sequence[Cut], layout: Layout, rank: int) -> list[tuple[Cut, ShardSpec, int, torch.Tensor]]:
+Held = tuple[Cut, ShardSpec, int, torch.Tensor]
+
+
+def local_flat(state: dict[str, torch.Tensor], cuts: Sequence[Cut], layout: Layout, rank: int) -> list[Held]:
     """(cut, spec, start, elements) of what a rank holds: ZeRO cuts the concatenated local tensors into equal flat ranges."""
     tp_index, zero_index = rank % layout.tp, rank // layout.tp
     locals_ = [(cut, cut.spec(state[cut.name], layout.tp, tp_index), cut.local(state[cut.name], layout.tp, tp_index)) for cut in cuts]
@@ -67,7 +70,7 @@ def local_flat(state: dict[str, torch.Tensor], cuts: Sequence[Cut], layout: Layo
     return held
 
 
-def fragments(held: Sequence[tuple[Cut, ShardSpec, int, torch.Tensor]], layout: Layout, rank: int, *, blank: bool = False) -> list[Fragment]:
+def fragments(held: Sequence[Held], layout: Layout, rank: int, *, blank: bool = False) -> list[Fragment]:
     """Fragments over live storage: the state's values, or `UNTOUCHED` for a load."""
     first_of_replicas = rank % layout.tp == 0
     return [

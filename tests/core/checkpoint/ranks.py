@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,9 @@ class ForkedRanks:
                     for end in ends:
                         if end not in mine:
                             end.close()
-                self._child(Checkpointer(directory, keep=keep, rank=rank, world_size=world_size, agree=_agreement(rank, mine)), rank, action, results[rank][1])
+                agree = _agreement(rank, mine)
+                checkpointer = Checkpointer(directory, keep=keep, rank=rank, world_size=world_size, agree=agree)
+                self._child(partial(action, checkpointer, rank), results[rank][1])
             self.pids.append(pid)
         for ends in pairs:
             for end in ends:
@@ -77,13 +80,17 @@ class ForkedRanks:
         self._results = [read_end for read_end, _ in results]
 
     @staticmethod
-    def _child(checkpointer: Checkpointer, rank: int, action: Callable[[Checkpointer, int], Any], out: int) -> None:
+    def _child(action: Callable[[], Any], out: int) -> None:
         try:
-            result = {"value": action(checkpointer, rank)}
+            result = {"value": action()}
         except Exception as error:
             result = {"error": type(error).__name__, "message": str(error), "trace": traceback.format_exc()}
         os.write(out, json.dumps(result).encode())
         os._exit(0)
+
+    def _kill_all(self) -> None:
+        for rank in range(len(self.pids)):
+            self.kill(rank)
 
     def kill(self, rank: int) -> None:
         os.kill(self.pids[rank], signal.SIGKILL)
@@ -91,11 +98,14 @@ class ForkedRanks:
     def wait(self) -> list[dict[str, Any]]:
         """What each rank returned or raised; {"killed": n} for one that died."""
         outcomes = []
+        deadline = threading.Timer(60, self._kill_all)
+        deadline.start()
         for pid, handle in zip(self.pids, self._results, strict=True):
             with open(handle, "rb") as file:
                 content = file.read()
             _, status = os.waitpid(pid, 0)
             outcomes.append(json.loads(content) if content else {"killed": os.waitstatus_to_exitcode(status)})
+        deadline.cancel()
         return outcomes
 
 

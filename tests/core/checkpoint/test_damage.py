@@ -274,7 +274,9 @@ def test_the_seal_is_as_described(directory):
 LIES = {
     "huge shape": lambda m: m["tensors"][0].update(shape=[10**15, 10**15]),
     "huge slice": lambda m: m["tensors"][0]["slices"][0].update(shape=[10**15]),
-    "huge everything": lambda m: (m["tensors"][0].update(shape=[10**15]), m["tensors"][0].update(slices=[{"file": "rank-00000.safetensors", "offset": 0, "starts": [0], "shape": [10**15]}])),
+    "huge everything": lambda m: m["tensors"][0].update(
+        shape=[10**15], slices=[{"file": "rank-00000.safetensors", "offset": 0, "starts": [0], "shape": [10**15]}]
+    ),
     "negative shape": lambda m: m["tensors"][0].update(shape=[-4]),
     "wrong shape": lambda m: m["tensors"][0].update(shape=[1, 2, 3]),
     "no shape": lambda m: m["tensors"][0].pop("shape"),
@@ -287,7 +289,9 @@ LIES = {
     "float offset": lambda m: m["tensors"][0]["slices"][0].update(offset=8.0),
     "overlapping slices": lambda m: m["tensors"][0]["slices"].append(m["tensors"][0]["slices"][0]),
     "missing slice": lambda m: m["tensors"][0]["slices"].pop(),
-    "shared bytes": lambda m: m["tensors"][-1]["slices"][0].update(offset=m["tensors"][0]["slices"][0]["offset"], file=m["tensors"][0]["slices"][0]["file"]),
+    "shared bytes": lambda m: m["tensors"][-1]["slices"][0].update(
+        {key: m["tensors"][0]["slices"][0][key] for key in ("file", "offset")}
+    ),
     "duplicate tensor": lambda m: m["tensors"].append(m["tensors"][0]),
     "unknown dtype": lambda m: m["tensors"][0].update(dtype="object"),
     "smaller dtype": lambda m: m["tensors"][0].update(dtype="float64"),
@@ -322,7 +326,17 @@ def test_a_lying_manifest_is_refused_in_bounded_memory(directory, caplog, lie):
 
 @pytest.mark.parametrize(
     "body",
-    [b"{}", b"[]", b"null", b"[" * 100_000, b'{"version":1,"version":1}', b'{"version":NaN}', b'{"version":' + b"9" * 10_000 + b"}", b"\xff{}", b'{"a":"\\ud800"}'],
+    [
+        b"{}",
+        b"[]",
+        b"null",
+        b"[" * 100_000,
+        b'{"version":1,"version":1}',
+        b'{"version":NaN}',
+        b'{"version":' + b"9" * 10_000 + b"}",
+        b"\xff{}",
+        b'{"a":"\\ud800"}',
+    ],
 )
 def test_sealed_nonsense_is_refused(directory, caplog, body):
     seal = b',"sha256":"' + hashlib.sha256(body[:-1] + b"}").hexdigest().encode() + b'"}\n'
