@@ -135,11 +135,11 @@ def test_chunk_edges(chunk, documents, data):
         build_with_megatron(theirs, [[document] for document in documents], np.uint16)
         assert ours.with_suffix(".idx").read_bytes() == theirs.with_suffix(".idx").read_bytes()
         open_corpus(ours)
-        order = data.draw(st.permutations(range(len(documents) + 1)))
-        if order != sorted(order):
+        order = [0, *data.draw(st.permutations(range(1, len(documents)))), len(documents)]
+        if len(documents) > 2 and order != sorted(order):
             content = ours.with_suffix(".idx").read_bytes()
             ours.with_suffix(".idx").write_bytes(content[: -8 * len(order)] + np.array(order, "<i8").tobytes())
-            with pytest.raises(DataError, match="document ind"):
+            with pytest.raises(DataError, match="smaller than the one before"):
                 open_corpus(ours)
 
 
