@@ -128,11 +128,16 @@ class ExitFile:
         self._path = directory / FILE_NAME
         self._before: bytes | None = None
 
-    def clear(self) -> None:
-        """A new start: the old end is kept in memory only."""
+    def clear(self, *, began: float) -> None:
+        """A new start: the old end is kept in memory only.
+
+        Args:
+            began: Unix time at which this attempt began. A younger file is of this attempt: another rank may fail before rank 0 looks.
+        """
         with suppress(FileNotFoundError):
-            self._before = self._path.read_bytes()
-            self._path.unlink()
+            if self._path.stat().st_mtime < began:
+                self._before = self._path.read_bytes()
+                self._path.unlink()
 
     def restore(self) -> None:
         """The folder was not ours to use: puts the old end back."""

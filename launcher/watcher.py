@@ -17,7 +17,7 @@ from ..core.combine import problems
 from ..core.corpora import corpus_problems
 from .environment import Environment, FrontEnd, on_cpu, read_environment, without_local_rank
 from .outcome import IN_USE_CODE, PEER_CODE, ExitFile, Outcome, complain, last_step
-from .processes import adopt_orphans, die_with_parent, end_descendants
+from .processes import adopt_orphans, die_with_parent, end_descendants, started_at
 from .rank_process import RankFunction, become_rank, read_outcome
 from .vigil import Vigil, watched_signals
 
@@ -78,7 +78,7 @@ def watch(config: Config, environment: Environment, run: RankFunction) -> int:
     try:
         (directory / "logs").mkdir(parents=True, exist_ok=True)
         if environment.rank == 0:
-            exit_file.clear()
+            exit_file.clear(began=started_at(os.getpid() if environment.front_end is FrontEnd.python else environment.parent))
     except OSError as error:
         return complain(error, rank=environment.rank)
     outcome = attend(config, environment, run).at(rank=environment.rank, step=last_step(directory))

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 from hexareme.core.errors import FolderInUseError, NonFiniteError, PeerError
 from hexareme.launcher.outcome import ExitFile, Outcome, last_step, outcome_of, reason_of
@@ -35,7 +36,9 @@ def test_a_failure_replaces_a_success_and_never_the_other_way(tmp_path):
 def test_clear_and_restore(tmp_path):
     (tmp_path / "exit.json").write_text('{"code": 0}')
     file = ExitFile(tmp_path)
-    file.clear()
+    file.clear(began=time.time() - 60)
+    assert file.read() == {"code": 0}  # of this attempt: another rank was faster
+    file.clear(began=time.time() + 60)
     assert file.read() is None
     file.restore()
     assert file.read() == {"code": 0}

@@ -56,6 +56,7 @@ def test_success(run):
 def test_a_new_start_forgets_the_old_end(run):
     run.directory.mkdir()
     (run.directory / "exit.json").write_text('{"code": 7}')
+    os.utime(run.directory / "exit.json", (1e9, 1e9))
     process = run.program(BEHAVIOUR="saves")
     ready(process)
     assert run.exit_json() is None
@@ -66,6 +67,7 @@ def test_a_new_start_forgets_the_old_end(run):
 def test_a_folder_of_another_run_keeps_its_end(run):
     run.directory.mkdir()
     (run.directory / "exit.json").write_text('{"code": 0, "reason": "completed"}')
+    os.utime(run.directory / "exit.json", (1e9, 1e9))
     got, _, err = run.finish(run.program(BEHAVIOUR="in_use"))
     assert got == 8 and len(error_lines(err)) == 1
     assert run.exit_json() == {"code": 0, "reason": "completed"}
