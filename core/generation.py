@@ -1,6 +1,6 @@
 """Text from a model, token by token, with a key-value cache. Shapes: R rows (prompts), S tokens, V vocabulary, v this rank's columns."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from .sampling import Sampling, choose, uniforms
 
 
 def generate(model: Transformer, prompt_ids: Sequence[int], *, max_new_tokens: int, temperature: float = 1.0, top_k: int = 0,
-             top_p: float = 1.0, seed: int = 0, stop_ids: Collection[int] = ()) -> Iterator[int]:
+             top_p: float = 1.0, seed: int = 0, stop_ids: Collection[int] = ()) -> Generator[int, None, None]:
     """Continue one prompt; yields each new id as soon as it is chosen, at last the stop id if one was met.
 
     Every rank of the tensor axis iterates alike and gets the same ids. The caller enters autocast if it wants another precision.

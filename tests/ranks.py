@@ -66,6 +66,12 @@ def run_single(function: Callable[..., Any], *arguments: Any, timeout: float = 6
     return run_ranks(function, 1, *arguments, timeout=timeout)[0]
 
 
+def world() -> dist.ProcessGroup:
+    """The group of all ranks of the case, inside a rank."""
+    assert dist.group.WORLD is not None
+    return dist.group.WORLD
+
+
 def _collect(readers: list[Any], children: list[Any], timeout: float) -> list[Any]:
     results: dict[int, Any] = {}
     failures: list[str] = []

@@ -1,6 +1,7 @@
 """Small models for tests, and the way between our parameter names and Hugging Face's."""
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -9,8 +10,11 @@ from hexareme.core.loss import LossModel
 from hexareme.core.model.build import build_model
 from hexareme.core.model.input import ModelInput
 from hexareme.core.model.transformer import Transformer
+from hexareme.parallel.partition import ShardSpec
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+from ..ranks import world
 
 GPT2 = ModelConfig(vocab_size=257, sequence_length=48, num_layers=2, hidden_size=64, ffn_hidden_size=160, num_heads=4, num_kv_heads=4,
                    initializer_std=0.1)
@@ -22,7 +26,7 @@ LINEAR = replace(LLAMA, rope_scaling=RopeScaling.linear, rope_scaling_factor=4.0
 
 def build(config: ModelConfig, *, seed: int = 3, recompute: str = "none", group: dist.ProcessGroup | None = None) -> Transformer:
     """A model of ours over the world (a rank's own world of one in most tests)."""
-    return build_model(config, seed=seed, group=group or dist.group.WORLD, device="cpu", recompute=recompute)
+    return build_model(config, seed=seed, group=group or world(), device="cpu", recompute=recompute)
 
 
 def batch(config: ModelConfig, *, samples: int = 3, length: int = 0, documents: Tensor | None = None, step: int = 5) -> ModelInput:
@@ -39,23 +43,30 @@ def loss_and_gradients(model: Transformer, inputs: ModelInput) -> tuple[Tensor, 
     loss = LossModel(model)(inputs, inputs.tokens_BS.roll(-1, 1), torch.ones(B, S)) / (B * S)
     model.zero_grad()
     loss.backward()
-    return loss.detach(), {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    return loss.detach(), {name: gradient(parameter).clone() for name, parameter in model.named_parameters()}
 
 
-def hugging_face(config: ModelConfig) -> GPT2LMHeadModel | LlamaForCausalLM:
+def gradient(tensor: Tensor) -> Tensor:
+    """The gradient, which must be there."""
+    assert tensor.grad is not None
+    return tensor.grad
+
+
+def hugging_face(config: ModelConfig) -> Any:
     """Hugging Face's model of the same sizes, randomly initialised."""
     torch.manual_seed(1)
-    shared = {"vocab_size": config.vocab_size, "initializer_range": 0.1, "tie_word_embeddings": config.tie_embeddings,
+    shared: dict[str, Any] = {"vocab_size": config.vocab_size, "initializer_range": 0.1, "tie_word_embeddings": config.tie_embeddings,
               "attn_implementation": "eager"}
     if config.positions == Positions.learned:
         return GPT2LMHeadModel(GPT2Config(
             n_positions=config.sequence_length, n_embd=config.hidden_size, n_layer=config.num_layers, n_head=config.num_heads,
             n_inner=config.ffn_hidden_size, activation_function="gelu_new", layer_norm_epsilon=config.norm_epsilon,
             resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, **shared)).eval()
-    rope = {"rope_type": {"none": "default"}.get(config.rope_scaling, str(config.rope_scaling)), "rope_theta": config.rope_theta,
-            "factor": config.rope_scaling_factor, "low_freq_factor": config.rope_low_frequency_factor,
-            "high_freq_factor": config.rope_high_frequency_factor,
-            "original_max_position_embeddings": config.rope_original_sequence_length}
+    rope: dict[str, Any] = {
+        "rope_type": {"none": "default"}.get(config.rope_scaling, str(config.rope_scaling)), "rope_theta": config.rope_theta,
+        "factor": config.rope_scaling_factor, "low_freq_factor": config.rope_low_frequency_factor,
+        "high_freq_factor": config.rope_high_frequency_factor,
+        "original_max_position_embeddings": config.rope_original_sequence_length}
     wanted = {"none": 2, "linear": 3, "llama3": 6}[config.rope_scaling]
     return LlamaForCausalLM(LlamaConfig(
         hidden_size=config.hidden_size, intermediate_size=config.ffn_hidden_size, num_hidden_layers=config.num_layers,
@@ -100,7 +111,7 @@ def _to_llama(config: ModelConfig, ours: dict[str, Tensor]) -> dict[str, Tensor]
     return result
 
 
-def gather(shards: list[tuple[dict[str, Tensor], dict]]) -> dict[str, Tensor]:
+def gather(shards: list[tuple[dict[str, Tensor], dict[str, ShardSpec]]]) -> dict[str, Tensor]:
     """Global tensors from every rank's (local tensors, specs); equal copies must be equal, and padding zero."""
     whole: dict[str, Tensor] = {}
     for local, specs in shards:

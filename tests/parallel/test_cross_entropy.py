@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from hexareme.parallel import cross_entropy
 from hexareme.parallel.cross_entropy import vocab_parallel_cross_entropy
 
-from ..ranks import run_ranks
+from ..ranks import run_ranks, world
 
 
 def columns_here(whole: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
@@ -24,7 +24,7 @@ def test_equals_torch(tp: int, vocab_size: int, chunk: int, monkeypatch: pytest.
 
     def rank(_: int) -> None:
         torch.manual_seed(0)
-        group = dist.group.WORLD
+        group = world()
         whole = (torch.randn(3, 7, vocab_size) * 5).requires_grad_()
         targets = torch.randint(vocab_size, (3, 7))
         weights = torch.rand(3, 7)
@@ -36,6 +36,8 @@ def test_equals_torch(tp: int, vocab_size: int, chunk: int, monkeypatch: pytest.
         for _again in range(2):  # the backward pass may run twice
             logits.grad = None
             (loss * weights).sum().backward(retain_graph=True)
+            assert whole.grad is not None
+            assert logits.grad is not None
             gradient = columns_here(whole.grad, group)
             torch.testing.assert_close(logits.grad, torch.where(gradient == 1e4, 0.0, gradient), rtol=1e-5, atol=1e-6)
 
@@ -46,7 +48,7 @@ def test_equals_torch(tp: int, vocab_size: int, chunk: int, monkeypatch: pytest.
 def test_low_precision_logits_are_widened(scale: float) -> None:
     def rank(_: int) -> None:
         torch.manual_seed(0)
-        group = dist.group.WORLD
+        group = world()
         whole = (torch.randn(2, 4, 64) * scale).bfloat16()
         targets = torch.randint(64, (2, 4))
         wanted = F.cross_entropy(whole.float().flatten(0, 1), targets.flatten(), reduction="none").view(2, 4)
@@ -55,6 +57,7 @@ def test_low_precision_logits_are_widened(scale: float) -> None:
         assert loss.dtype == torch.float32
         torch.testing.assert_close(loss, wanted, rtol=2e-6, atol=2e-6)
         loss.sum().backward()
+        assert logits.grad is not None
         assert logits.grad.dtype == torch.bfloat16
         assert logits.grad.isfinite().all()
 
@@ -64,6 +67,6 @@ def test_low_precision_logits_are_widened(scale: float) -> None:
 def test_other_shapes_are_refused() -> None:
     def rank(_: int) -> None:
         with pytest.raises(ValueError, match="do not fit"):
-            vocab_parallel_cross_entropy(torch.zeros(1, 2, 8), torch.zeros(1, 2, dtype=torch.int64), vocab_size=9, group=dist.group.WORLD)
+            vocab_parallel_cross_entropy(torch.zeros(1, 2, 8), torch.zeros(1, 2, dtype=torch.int64), vocab_size=9, group=world())
 
     run_ranks(rank, 1)

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from hexareme.parallel.collectives import all_reduce, all_reduce_sum, copy_to_tensor_axis, gather_from_tensor_axis, reduce_from_tensor_axis
 from hexareme.parallel.embedding import VocabParallelEmbedding, VocabParallelHead
@@ -11,7 +10,7 @@ from hexareme.parallel.partition import ShardSpec
 from hexareme.parallel.partition_module import parameter_shards
 from torch import Tensor, nn
 
-from ..ranks import run_ranks
+from ..ranks import run_ranks, world
 
 
 def slice_of(whole: Tensor, spec: ShardSpec) -> Tensor:
@@ -31,7 +30,12 @@ def load(module: nn.Module, whole: dict[str, Tensor]) -> None:
 def check_gradients(module: nn.Module, whole: dict[str, Tensor]) -> None:
     specs = parameter_shards(module)
     for name, parameter in module.named_parameters():
-        torch.testing.assert_close(parameter.grad, slice_of(whole[name].grad, specs[name]), rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(gradient(parameter), slice_of(gradient(whole[name]), specs[name]), rtol=1e-10, atol=1e-10)
+
+
+def gradient(tensor: Tensor) -> Tensor:
+    assert tensor.grad is not None
+    return tensor.grad
 
 
 def leaf(*shape: int) -> Tensor:
@@ -44,7 +48,7 @@ def test_column_then_row_equals_two_linears(tp: int, bias: bool) -> None:
     def rank(_: int) -> None:
         torch.set_default_dtype(torch.float64)
         torch.manual_seed(0)
-        group = dist.group.WORLD
+        group = world()
         parts = (8, 4, 4)
         column = ColumnParallelLinear(6, 16, bias=bias, group=group, parts=parts)
         row = RowParallelLinear(8, 6, bias=bias, group=group)
@@ -75,7 +79,7 @@ def test_embedding_and_head_over_an_odd_vocabulary(tp: int, vocab_size: int) -> 
     def rank(_: int) -> None:
         torch.set_default_dtype(torch.float64)
         torch.manual_seed(0)
-        group = dist.group.WORLD
+        group = world()
         weight = {"weight": leaf(vocab_size, 4)}
         tokens = torch.arange(vocab_size).repeat(2)[None]
         embedding = VocabParallelEmbedding(vocab_size, 4, group=group)
@@ -94,22 +98,22 @@ def test_embedding_and_head_over_an_odd_vocabulary(tp: int, vocab_size: int) -> 
 
 def test_collectives_forward_and_backward() -> None:
     def rank(number: int) -> None:
-        group = dist.group.WORLD
+        group = world()
         x = torch.full((2,), number + 1.0, requires_grad=True)
         weight = number + 1.0  # every rank uses the result in its own way
-        for function, value, gradient in ((copy_to_tensor_axis, number + 1.0, 6.0), (reduce_from_tensor_axis, 6.0, weight),
+        for function, value, slope in ((copy_to_tensor_axis, number + 1.0, 6.0), (reduce_from_tensor_axis, 6.0, weight),
                                           (all_reduce_sum, 6.0, 6.0)):
             x.grad = None
             y = function(x, group)
             assert y.tolist() == [value] * 2
             (y * weight).sum().backward()
-            assert x.grad.tolist() == [gradient] * 2
+            assert gradient(x).tolist() == [slope] * 2
             assert x.tolist() == [number + 1.0] * 2  # out of place
         x.grad = None
         y = gather_from_tensor_axis(x[None], group)
         assert y.tolist() == [[1, 1, 2, 2, 3, 3]]
         (y * torch.arange(6)).sum().backward()
-        assert x.grad.tolist() == [2 * number, 2 * number + 1]
+        assert gradient(x).tolist() == [2 * number, 2 * number + 1]
         assert all_reduce(torch.tensor(float(number)), group, "max") == 2
 
     run_ranks(rank, 3)
@@ -117,7 +121,7 @@ def test_collectives_forward_and_backward() -> None:
 
 def test_shards_of_a_module_name_every_parameter() -> None:
     def rank(number: int) -> None:
-        group = dist.group.WORLD
+        group = world()
         module = nn.ModuleDict({"norm": nn.LayerNorm(4), "up": ColumnParallelLinear(4, 8, bias=True, group=group),
                                 "down": RowParallelLinear(8, 4, bias=True, group=group)})
         specs = parameter_shards(module)

@@ -1,6 +1,7 @@
 """Counter-based randomness: against published values and scipy-free statistics; the same on every layout."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -88,12 +89,14 @@ def test_padding_becomes_zero() -> None:
 
 
 def test_streams_differ_by_every_part() -> None:
-    keys = [stream_key(*parts) for parts in [(1, "a"), (2, "a"), (1, "b"), (1, "a", 0), (1, "a", "x", 1), (1, "ax", 1), (11, "a"), (1, "1", "a")]]
+    parts: list[tuple[Any, ...]] = [(1, "a"), (2, "a"), (1, "b"), (1, "a", 0), (1, "a", "x"), (1, "ax"), (11, "a"), (1, "1", "a")]
+    keys = [stream_key(seed, *names) for seed, *names in parts]
     assert len(set(keys)) == len(keys)
     assert all(-2**63 <= key < 2**63 for key in keys)
 
 
-def apply(x: torch.Tensor, p: float, *, site: int = 5, step: int = 0, first_sample: int = 0, positions: torch.Tensor | None = None) -> torch.Tensor:
+def apply(x: torch.Tensor, p: float, *, site: int = 5, step: int = 0, first_sample: int = 0,
+          positions: torch.Tensor | None = None) -> torch.Tensor:
     B, S, _ = x.shape
     where = torch.arange(S) if positions is None else positions
     return dropout(x, p, site_key=site, step=torch.tensor(step), samples_B=first_sample + torch.arange(B), positions_S=where)
@@ -125,7 +128,8 @@ def test_dropout_gradient_has_the_same_mask() -> None:
     x = torch.randn(2, 5, 7, requires_grad=True)
     y = apply(x, 0.5)
     y.sum().backward()
-    assert torch.equal(x.grad == 0, y == 0)
+    assert x.grad is not None
+    assert torch.equal(x.grad.eq(0), y.eq(0))
     assert torch.allclose(x.grad * x, y)
 
 
@@ -139,7 +143,7 @@ def test_dropout_uses_no_generator_and_zero_is_the_identity() -> None:
 
 def test_attention_dropout_belongs_to_the_global_head() -> None:
     weights = torch.ones(2, 4, 6, 6)
-    common = {"site_key": 3, "step": torch.tensor(1), "samples_B": torch.arange(2), "positions_S": torch.arange(6)}
+    common: dict[str, Any] = {"site_key": 3, "step": torch.tensor(1), "samples_B": torch.arange(2), "positions_S": torch.arange(6)}
     whole = attention_dropout(weights, 0.5, heads_N=torch.arange(4), **common)
     part = attention_dropout(weights[:, 2:], 0.5, heads_N=torch.arange(2, 4), **common)
     assert torch.equal(whole[:, 2:], part)

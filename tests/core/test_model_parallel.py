@@ -1,0 +1,60 @@
+"""The tensor axis: two and four ranks compute what one computes, dropout on."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hexareme.conf.schema import ModelConfig
+from hexareme.parallel.partition_module import parameter_shards
+
+from ..ranks import RankError, run_ranks
+from .reference import GPT2, LLAMA, batch, build, gather, loss_and_gradients
+
+CONFIGS = {"gpt2": replace(GPT2, dropout=0.1), "gpt2_attention": replace(GPT2, dropout=0.1, attention_dropout=0.1),
+           "llama": replace(LLAMA, dropout=0.1, num_kv_heads=4), "llama_gqa": replace(LLAMA, num_heads=8, num_kv_heads=4, dropout=0.1)}
+
+
+def outcome(config: ModelConfig, recompute: str = "none"):
+    """What a rank knows: logits, loss, (gradients, specs), (initial weights, specs)."""
+    def rank(_: int):
+        model, inputs = build(config, recompute=recompute), batch(config)
+        specs = parameter_shards(model)
+        weights = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+        loss, gradients = loss_and_gradients(model, inputs)
+        return model(inputs).detach(), loss, (gradients, specs), (weights, specs)
+    return rank
+
+
+@pytest.mark.parametrize("tp", [2, 4])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_degree_computes_the_same(name: str, tp: int) -> None:
+    config = CONFIGS[name]
+    [(logits, loss, (gradients, _), (weights, _))] = run_ranks(outcome(config), 1)
+    ranks = run_ranks(outcome(config), tp)
+    joined = torch.cat([rank[0] for rank in ranks], dim=-1)[..., :config.vocab_size]
+    assert (joined - logits).abs().max() <= 1e-5 * max(1.0, float(logits.abs().max()))
+    assert all(torch.equal(rank[1], ranks[0][1]) for rank in ranks)
+    assert abs(ranks[0][1] - loss) <= 1e-6 * loss
+    started = gather([rank[3] for rank in ranks])
+    assert all(torch.equal(started[key], weights[key]) for key in weights)  # to the bit
+    arrived = gather([rank[2] for rank in ranks])  # also: equal copies are equal, padding is zero
+    for key, gradient in gradients.items():
+        assert (arrived[key] - gradient).abs().max() <= 1e-5 * max(1.0, float(gradient.abs().max())), key
+
+
+@pytest.mark.parametrize("policy", ["selective", "full"])
+def test_recomputation_on_the_tensor_axis_changes_no_bit(policy: str) -> None:
+    wanted, again = run_ranks(outcome(CONFIGS["llama"]), 2), run_ranks(outcome(CONFIGS["llama"], policy), 2)
+    for a, b in zip(wanted, again, strict=True):
+        assert torch.equal(a[1], b[1])
+        assert all(torch.equal(a[2][0][key], b[2][0][key]) for key in a[2][0])
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"num_kv_heads": 1}, r"parallel.tp=2 must divide model.num_kv_heads=1; try tp in \[1\]"),
+    ({"num_heads": 1, "num_kv_heads": 1}, "parallel.tp=2 must divide model.num_heads=1"),
+    ({"ffn_hidden_size": 33}, r"parallel.tp=2 must divide the size 33")])
+def test_a_degree_that_does_not_fit_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(RankError, match=message):
+        run_ranks(lambda _: build(replace(LLAMA, **change)) and None, 2)
