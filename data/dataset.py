@@ -100,7 +100,9 @@ class _Windows:
         self._document_mask = document_mask
         self._vocab_size = vocab_size
         self._count_S = np.arange(sequence_length)
-        self._count_S.flags.writeable = False  # samples share it
+        self._ones_S = np.ones(sequence_length, dtype=np.float32)
+        for shared in (self._count_S, self._ones_S):
+            shared.flags.writeable = False
 
     def sample(self, file: TokenFile, start: int, *, index: int, source: int, wrap: bool = True) -> Sample:
         length = self.sequence_length
@@ -117,8 +119,10 @@ class _Windows:
         if filled < length:
             begins.append(filled)
         documents_S, positions_S = self._segments(begins)
-        loss_mask_S = np.ones(length, dtype=np.float32)
-        loss_mask_S[filled - 1 :] = 0
+        loss_mask_S = self._ones_S
+        if filled <= length:
+            loss_mask_S = loss_mask_S.copy()
+            loss_mask_S[filled - 1 :] = 0
         return Sample(
             tokens_S=window[:-1],
             targets_S=window[1:],
@@ -140,7 +144,7 @@ class _Windows:
         return documents_S, self._count_S - np.repeat(edges[:-1], lengths)
 
     def _check_ids(self, file: TokenFile, window: np.ndarray, start: int) -> None:
-        if window.max() < self._vocab_size and window.min() >= 0:
+        if window.view(np.uint64).max() < self._vocab_size:  # a negative id becomes a huge one
             return
         inside = int(np.flatnonzero((window >= self._vocab_size) | (window < 0))[0])
         position = (start + inside) % file.num_tokens

@@ -62,12 +62,12 @@ class TokenFile:
         """
         if start < 0 or count < 0 or start + count > self.num_tokens:
             raise IndexError(f"tokens {start} to {start + count} of {self.num_tokens} in {self._bin_path}")
-        self._check_still_there()
+        _check_still_there(self._bin_path, self._bin_map)
         return self._tokens[start : start + count]
 
     def document(self, number: int) -> np.ndarray:
         """All tokens of one document, as `read`."""
-        self._check_still_there()
+        _check_still_there(self._index.path, self._idx_map)
         start, end = self.document_start(number), self.document_start(number + 1)
         return self.read(start, end - start)
 
@@ -88,7 +88,7 @@ class TokenFile:
         Raises:
             DataError: the files have been truncated since they were opened.
         """
-        self._check_still_there()
+        _check_still_there(self._index.path, self._idx_map)
         first = self.document_at(start)
         numbers, begins = [first], [start]
         for number in range(first + 1, self.num_documents):
@@ -102,11 +102,11 @@ class TokenFile:
                 begins.append(begin)
         return numbers, begins
 
-    def _check_still_there(self) -> None:
-        """Touching a mapped page beyond the end of a truncated file kills the process (SIGBUS) without a word."""
-        for path, mapped in ((self._bin_path, self._bin_map), (self._index.path, self._idx_map)):
-            if isinstance(mapped, mmap) and mapped.size() < len(mapped):  # one fstat, 0.3 us
-                raise DataError(f"{path} was truncated while in use", do=REBUILD, file=path)
+
+def _check_still_there(path: Path, mapped: mmap | bytes) -> None:
+    """Touching a mapped page beyond the end of a truncated file kills the process (SIGBUS) without a word."""
+    if isinstance(mapped, mmap) and mapped.size() < len(mapped):  # one fstat, 0.3 us
+        raise DataError(f"{path} was truncated while in use", do=REBUILD, file=path)
 
 
 def open_corpus(path: str | os.PathLike[str], part: str = "train") -> TokenFile:

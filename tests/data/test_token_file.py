@@ -229,7 +229,9 @@ def test_truncation_while_open_is_an_error_and_no_signal(tmp_path, suffix):
     write_tokens(tmp_path / "train", [[1, 2]] * 10_000)
     file = open_corpus(tmp_path / "train")
     os.truncate(tmp_path / f"train.{suffix}", 100)
-    for use in (lambda: file.read(19_000, 10).sum(), lambda: file.documents_in(19_000, 10), lambda: file.document(19).sum()):
+    in_bin = (lambda: file.read(19_000, 10).sum(), lambda: file.document(9_000).sum())
+    in_idx = (lambda: file.documents_in(19_000, 10), lambda: file.document(9_000).sum())
+    for use in in_bin if suffix == "bin" else in_idx:
         with pytest.raises(DataError, match=f"{suffix} was truncated while in use"):
             use()
 
