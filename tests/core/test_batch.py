@@ -1,10 +1,9 @@
 """The batch plan covers every sample of a step once, in an order that no layout changes."""
 
 import pytest
+from hexareme.core.batch import BatchPlan, nearest_multiples
 from hypothesis import given
 from hypothesis import strategies as st
-
-from hexareme.core.batch import BatchPlan, nearest_multiples
 
 sizes = st.integers(1, 6)
 

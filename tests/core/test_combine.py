@@ -3,14 +3,13 @@
 import re
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
 from hexareme.conf.compose import compose
 from hexareme.core.combine import DEEPSPEED_FOLLOWS, problems
 from hexareme.core.corpora import corpus_problems, validation_source
 from hexareme.data.description import CorpusDescription, FileDescription, PartDescription, TokenizerDescription, write_description
 from hexareme.data.errors import DataError
+from hypothesis import given
+from hypothesis import strategies as st
 
 
 @pytest.fixture(scope="module")
