@@ -31,7 +31,7 @@ class TokenizerConfig:
 
 @dataclass(kw_only=True)
 class CleanConfig:
-    name: CleanName = text(CleanName.none, help="how documents are filtered and deduplicated first")
+    name: CleanName = text(CleanName.none, help="how documents are filtered and deduplicated first; only none for now")
 
 
 @dataclass(kw_only=True)

@@ -106,6 +106,7 @@ def prepare(
     trained = recipe.tokenizer_kind in TRAINED_KINDS
     tokenizer_file = None if trained else file_source(model_file(Path(recipe.tokenizer_path).expanduser()))
     record = input_record(sources, asdict(recipe), tokenizer_file)
+    new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         if found := finished(folder, record, overwrite=overwrite):
@@ -125,6 +126,8 @@ def prepare(
             raise
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+            if new and not any(folder.iterdir()):
+                folder.rmdir()
     return Prepared(folder, description, work.tally, reused=False)
 
 

@@ -8,6 +8,7 @@ from .errors import DataError
 from .tokenizer import END_OF_DOCUMENT, TRAINED_KINDS, cut
 
 _SENTENCE = 1 << 16  # characters; SentencePiece drops a whole sentence for one NUL, so no sentence is long
+_THREADS = 8  # for every machine: unigram sums expectations thread by thread, so another number would change its pieces
 _TOO_SMALL = "Vocabulary size is smaller than required_chars"
 
 
@@ -57,7 +58,7 @@ def _train_sentencepiece(model_type: str, texts: Iterable[str], vocab_size: int)
             bos_id=-1,
             eos_id=-1,
             pad_id=-1,
-            num_threads=1,  # unigram sums expectations over its threads, in an order that would change the pieces
+            num_threads=_THREADS,
             minloglevel=2,
         )
     except RuntimeError as error:

@@ -40,17 +40,19 @@ class Workers(Generic[T, R]):
         self._idle: SimpleQueue[_Worker] = SimpleQueue()
         self._failure: Future[None] = Future()
         self._workers = [_Worker() for _ in range(count)]
-        for worker in self._workers:
-            worker.send(make)
-            self._idle.put(worker)
+        try:
+            for worker in self._workers:
+                worker.send(make)
+                self._idle.put(worker)
+        except BaseException:
+            self._stop()
+            raise
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for worker in self._workers:
-            worker.kill()
-        self._threads.shutdown(cancel_futures=True)
+        self._stop()
 
     def ordered(self, items: Iterable[T]) -> Iterator[R]:
         """The results in the order of the items; takes only as many items ahead as keep every worker busy.
@@ -76,6 +78,13 @@ class Workers(Generic[T, R]):
             raise
         finally:
             self._idle.put(worker)
+
+    def _stop(self) -> None:
+        for worker in self._workers:
+            worker.kill()
+        self._threads.shutdown(cancel_futures=True)  # those that waited on a worker see its end
+        for worker in self._workers:
+            worker.close()
 
     def _result(self, future: Future[R]) -> R:
         either: list[Future[Any]] = [future, self._failure]
@@ -114,6 +123,8 @@ class _Worker:
     def kill(self) -> None:
         self._process.kill()
         self._process.wait()
+
+    def close(self) -> None:
         assert self._process.stdin
         self._process.stdin.close()
         self._connection.close()
