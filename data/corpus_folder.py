@@ -80,13 +80,19 @@ def finished(folder: Path, record: Mapping[str, Any], *, overwrite: bool) -> tup
                 raise DataError(f"the corpus at {folder} is damaged: {file} is missing or has another size", do=way, file=folder / file)
     try:
         there = json.loads((folder / RECORD).read_text())
-        differing = sorted(key for key in record if there["made_of"].get(key) != record[key])
+        old, new = flat(there["made_of"]), flat(record)
+        differing = sorted(key for key in old | new if old.get(key) != new.get(key))
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         differing = [f"no {RECORD}"]
     if differing:
         message = f"{folder} holds a corpus made from another input or with other settings ({', '.join(differing)} differ)"
         raise DataError(message, do=way, file=folder)
     return description, there["counts"]
+
+
+def flat(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the recipe beside the other entries."""
+    return {**record, "recipe": None, **{f"recipe.{key}": value for key, value in record["recipe"].items()}}
 
 
 def write_record(folder: Path, record: Mapping[str, Any], counts: Mapping[str, Any]) -> None:
