@@ -80,6 +80,17 @@ def test_every_rank_and_every_degree_choose_the_same() -> None:
     assert all(0 <= i < config.vocab_size for i in single)
 
 
+def test_padding_columns_are_never_chosen() -> None:
+    def rank(number: int) -> list[int]:
+        model = build(GPT2)  # tied, 257 rows on two ranks: the last row of rank 1 is padding
+        if number == 1:
+            with torch.no_grad():
+                model.head.weight[-1] = 100.0 * torch.randn(64, generator=torch.Generator().manual_seed(0))
+        return list(generate(model, PROMPT, max_new_tokens=30, temperature=0.0))
+
+    assert run_ranks(rank, 2) == [run_single(lambda _: rank(0))] * 2
+
+
 def test_seeds_stops_and_early_ends() -> None:
     def rank(_: int) -> None:
         model = build(GPT2)

@@ -1,5 +1,6 @@
 """The tensor axis: two and four ranks compute what one computes, dropout on."""
 
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from hexareme.conf.schema import ModelConfig
 from hexareme.parallel.partition_module import parameter_shards
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..ranks import RankError, run_ranks
 from .reference import GPT2, LLAMA, batch, build, gather, loss_and_gradients
@@ -49,6 +51,34 @@ def test_recomputation_on_the_tensor_axis_changes_no_bit(policy: str) -> None:
     for a, b in zip(wanted, again, strict=True):
         assert torch.equal(a[1], b[1])
         assert all(torch.equal(a[2][0][key], b[2][0][key]) for key in a[2][0])
+
+
+class Calls(TorchDispatchMode):
+    """Counts the operators that run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.counts[func.name().split(".")[0]] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_selective_recomputation_repeats_no_product_and_no_collective() -> None:
+    def rank(_: int) -> list[Counter[str]]:
+        counts = []
+        for policy in ("none", "selective", "full"):
+            model, inputs = build(CONFIGS["llama"], recompute=policy), batch(CONFIGS["llama"])
+            with Calls() as calls:
+                loss_and_gradients(model, inputs)
+            counts.append(calls.counts)
+        return counts
+
+    none, selective, full = run_ranks(rank, 2)[0]
+    for operator in ("aten::mm", "_c10d_functional::all_reduce"):
+        assert none[operator] == selective[operator] < full[operator]
+    assert none["aten::silu"] < selective["aten::silu"] == full["aten::silu"]
 
 
 @pytest.mark.parametrize(("change", "message"), [
