@@ -46,6 +46,7 @@ def behave(config: Config, environment: Environment) -> str:
         deadline = time.monotonic() + 60
         while not stopped and time.monotonic() < deadline:
             time.sleep(0.02)
+        time.sleep(float(os.environ.get("SAVE_SECONDS", "0")))
         raise Preempted(f"stopped by signal {stopped}", do="start it again")
     if what == "forks" and os.fork() == 0:
         time.sleep(60)

@@ -47,11 +47,12 @@ def test_two_ranks_end_well(run, front_end):
 
 @pytest.mark.parametrize(("behaviour", "code"), [("storage", 7), ("kill", 137), ("bug", 1)])
 def test_the_first_cause_ends_the_others(run, behaviour, code):
-    process = local(run, BEHAVIOUR="saves", BEHAVIOUR_1=behaviour)
+    process = local(run, BEHAVIOUR="saves", BEHAVIOUR_1=behaviour, DELAY_1="1")
     got, _, err = run.finish(process)
     assert got == code and run.exit_json()["rank"] == 1
     (line,) = error_lines(err)
     assert line.startswith(f"ERROR {code} rank=1 ")
+    assert "stopped by signal [15]" in (run.directory / "logs" / "rank-00000.log").read_text()  # asked, and not only killed later
 
 
 def test_a_lost_peer_leaves_the_word_to_the_cause(run):
