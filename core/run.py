@@ -104,7 +104,7 @@ def open_data(config: Config) -> tuple[TrainingSet, ValidationSet | None]:
     held_out = config.data.validation == "held_out"
     path = chosen[0].path if held_out else config.data.validation
     part = open_corpus(path, part="validation" if held_out else "train")
-    return training, ValidationSet(part, sequence_length=length, document_mask=mask)
+    return training, ValidationSet(part, sequence_length=length, document_mask=mask, vocab_size=config.model.vocab_size)
 
 
 def agreed_config(config: Config) -> dict[str, Any]:
@@ -176,11 +176,17 @@ def _build(config: Config, context: ParallelContext, place: Place, plan: BatchPl
 
 
 def _watch(config: Config, place: Place, step: int) -> Watch:
-    metrics = MetricsLog(Path(config.run.directory) / "metrics.jsonl")
+    path, last = Path(config.run.directory) / "metrics.jsonl", config.train.stop_at or config.train.steps
+    console = Console(steps=last, interval=config.tracking.console_interval)
+    if step == 0 and path.exists() and path.stat().st_size:
+        console.line(f"WARNING: {config.run.directory} has trained before, but there is no checkpoint: starting again at step 0")
+    elif step:
+        console.line(f"{config.run.name}: {'complete' if step >= last else 'going on'} at step {step}")
+    metrics = MetricsLog(path)
     metrics.cut_after(step)
     peak = peak_flops(device_name(place.device), config.train.precision.value)
-    return Watch(metrics, Console(steps=config.train.stop_at or config.train.steps, interval=config.tracking.console_interval),
-                 flops_per_token=model_flops_per_token(config.model), peak_flops=None if peak is None else peak * place.world_size)
+    return Watch(metrics, console, flops_per_token=model_flops_per_token(config.model),
+                 peak_flops=None if peak is None else peak * place.world_size)
 
 
 def _tracking(config: Config, place: Place) -> AbstractContextManager[object]:

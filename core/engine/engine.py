@@ -39,7 +39,7 @@ class Engine:
         skips_overflow: whether a non-finite gradient is part of the method (fp16's dynamic loss scale).
     """
 
-    def __init__(self, engine: deepspeed.DeepSpeedEngine, schedule: torch.optim.lr_scheduler.LRScheduler, *,
+    def __init__(self, engine: deepspeed.DeepSpeedEngine, schedule: torch.optim.lr_scheduler.LambdaLR, *,
                  context: ParallelContext, clipping: float, skips_overflow: bool) -> None:
         self.deepspeed = engine
         self._schedule = schedule
@@ -59,8 +59,10 @@ class Engine:
 
     def go_to(self, step: int) -> None:
         """Sets the schedule to the learning rate of a step, counted from 0."""
-        self._schedule.last_epoch = step - 1
-        self._schedule.step()
+        self._schedule.last_epoch = step
+        bases, factors = self._schedule.base_lrs, self._schedule.lr_lambdas
+        for group, base, factor in zip(self._schedule.optimizer.param_groups, bases, factors, strict=True):
+            group["lr"] = base * factor(step)
 
     def train_step(self, micro_batches: Sequence[MicroBatch], *, stop: bool = False) -> StepResult:
         """Forward, backward and update over this rank's part of the global batch.

@@ -9,16 +9,17 @@ import os
 import pytest
 import torch
 import torch.nn.functional as F
-
 from hexareme.conf.compose import compose
 from hexareme.core.batch import BatchPlan
-from hexareme.core.engine.build import build_engine, quiet_deepspeed
+from hexareme.core.engine.build import build_engine
 from hexareme.core.inputs import MicroBatch
 from hexareme.core.loss import LossModel
 from hexareme.core.model.build import build_model
 from hexareme.core.model.input import ModelInput
 from hexareme.parallel.context import ParallelContext
 from hexareme.parallel.topology import Topology
+
+from tests import deepspeed_ready  # noqa: F401  (forked ranks share its imports)
 from tests.ranks import run_ranks, run_single
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -90,7 +91,7 @@ def differences(found, reference):
 
 @pytest.fixture(scope="module")
 def reference():
-    quiet_deepspeed()
+
     return run_single(plain_loop, config_of("batch.micro_size=8"))
 
 
@@ -124,7 +125,7 @@ def test_every_layout_has_the_loss_and_the_norm_of_a_plain_torch_loop(name, refe
 
 
 def test_accumulating_equals_one_large_micro_batch_with_a_mask_that_differs():
-    quiet_deepspeed()
+
     four_of_two, one_of_eight = (run_single(engine_loop, config_of(f"batch.micro_size={size}"), 1) for size in (2, 8))
     loss, norm = differences(four_of_two, one_of_eight)
     assert loss < 1e-6
@@ -150,7 +151,7 @@ def test_the_mean_of_means_would_be_seen(reference, monkeypatch):
 
 def test_without_the_tensor_marks_the_norm_would_be_wrong(reference, monkeypatch):
     """The gate can fail: DeepSpeed counts unmarked tensor-parallel parameters on one rank only."""
-    import hexareme.core.engine.build as build
+    from hexareme.core.engine import build
 
     monkeypatch.setattr(build, "setattr", lambda parameter, mark, value: object.__setattr__(parameter, mark, False), raising=False)
     found = run_ranks(engine_loop, 2, config_of("parallel.tp=2", "batch.micro_size=8"), 2, timeout=120)[0]

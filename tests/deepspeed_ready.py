@@ -1,0 +1,10 @@
+"""Import this where ranks are forked that use DeepSpeed: what `deepspeed.initialize` imports late is then imported once, in the parent."""
+
+import deepspeed  # noqa: F401
+import torch._dynamo
+import torch._inductor.compile_fx
+import torch.distributed.fsdp  # noqa: F401
+import torch.testing._internal  # noqa: F401
+from hexareme.core.engine.build import quiet_deepspeed
+
+quiet_deepspeed()
