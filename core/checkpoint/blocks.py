@@ -41,7 +41,7 @@ class BlockReader:
         self._kept.clear()
 
     def read(self, begin: int, end: int) -> memoryview:
-        """Verified bytes [begin, end) of the file; writable, but the reader's own until the next call."""
+        """Verified bytes [begin, end) of the file; writable, but good only until the next call."""
         first, last = begin // BLOCK_BYTES, (end - 1) // BLOCK_BYTES
         if first == last:
             start = first * BLOCK_BYTES
@@ -62,15 +62,19 @@ class BlockReader:
         if index in self._kept:
             self._kept.move_to_end(index)
             return self._kept[index]
-        while len(self._kept) >= KEPT_BLOCKS:
-            self._kept.popitem(last=False)
         start = index * BLOCK_BYTES
-        content = bytearray(min(BLOCK_BYTES, self._saved.size - start))
+        size = min(BLOCK_BYTES, self._saved.size - start)
+        content = self._room(size)
         self._fill(content, start)
         if xxhash.xxh3_128_hexdigest(content) != self._saved.blocks[index]:
             raise damaged(self._path, f"block {index} (bytes {start} to {start + len(content)}) fails its checksum")
         self._kept[index] = content
         return content
+
+    def _room(self, size: int) -> bytearray:
+        """The oldest block's memory where it fits: new memory would cost more than reading into it."""
+        oldest = self._kept.popitem(last=False)[1] if len(self._kept) == KEPT_BLOCKS else b""
+        return oldest if isinstance(oldest, bytearray) and len(oldest) == size else bytearray(size)
 
     def _fill(self, content: bytearray, start: int) -> None:
         rest = memoryview(content)

@@ -5,6 +5,7 @@ import errno
 import os
 import shutil
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 from ..errors import StorageError
@@ -75,11 +76,21 @@ def in_words(count: float) -> str:
 
 
 def write_durably(path: Path, content: bytes) -> None:
-    """Write a new file and sync it; its folder is the caller's to sync."""
-    with path.open("xb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    """Write a new file and sync it; its folder is the caller's to sync.
+
+    Raises:
+        StorageError: it could not be written; no part of it stays, so that there is room for a word to the other ranks.
+    """
+    try:
+        with path.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        failure = storage_error(error, path, need=len(content))
+        with suppress(OSError):
+            path.unlink()
+        raise failure from error
 
 
 def sync_directory(directory: Path) -> None:

@@ -293,6 +293,7 @@ LIES = {
         {key: m["tensors"][0]["slices"][0][key] for key in ("file", "offset")}
     ),
     "duplicate tensor": lambda m: m["tensors"].append(m["tensors"][0]),
+    "duplicate empty tensor": lambda m: m["tensors"].extend([{**m["tensors"][0], "name": "x", "shape": [0], "slices": []}] * 2),
     "unknown dtype": lambda m: m["tensors"][0].update(dtype="object"),
     "smaller dtype": lambda m: m["tensors"][0].update(dtype="float64"),
     "file outside": lambda m: m["files"].update({"../../etc/passwd": m["files"].pop("rank-00000.safetensors")}),
@@ -342,6 +343,23 @@ def test_sealed_nonsense_is_refused(directory, caplog, body):
     seal = b',"sha256":"' + hashlib.sha256(body[:-1] + b"}").hexdigest().encode() + b'"}\n'
     (directory / "step-00000020" / "manifest.json").write_bytes(body[:-1] + seal)
     assert_falls_back(directory, caplog, "manifest.json")
+
+
+def test_a_key_that_stands_twice_is_refused(directory, caplog):
+    path = directory / "step-00000020" / "manifest.json"
+    body = sealed(honest(directory))[: -len(',"sha256":""}\n') - 64] + b',"version":1}'
+    path.write_bytes(body[:-1] + b',"sha256":"' + hashlib.sha256(body).hexdigest().encode() + b'"}\n')
+    assert_falls_back(directory, caplog, "a key stands twice")
+
+
+def test_a_file_that_grows_or_shrinks_after_opening_is_found(directory):
+    checkpoint = Checkpoint.open(directory / "step-00000020")
+    path = checkpoint.folder / "rank-00000.safetensors"
+    content = path.read_bytes()
+    for other in (content + b"x", content[:-1]):
+        path.write_bytes(other)
+        with pytest.raises(DamagedError, match=f"has {len(other)} bytes instead of {len(content)}"):
+            checkpoint.load(blank())
 
 
 def test_a_later_version_is_refused_by_name(directory):

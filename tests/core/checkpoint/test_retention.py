@@ -46,6 +46,8 @@ def test_damaged_ones_are_not_counted(tmp_path):
     for step in (10, 20, 30):
         save(tmp_path, step, keep=3)
     (tmp_path / "step-00000030" / "manifest.json").write_bytes(b"{}")
+    save(tmp_path, 40, keep=4)
+    assert steps(tmp_path) == [40, 30, 20, 10]  # three whole ones are fewer than four
     save(tmp_path, 40, keep=2)
     assert steps(tmp_path) == [40, 30, 20]  # 30 is damaged and stays for inspection: nothing was deleted in its place
     save(tmp_path, 50, keep=2)
@@ -67,6 +69,7 @@ def test_half_deleted_ones_go(tmp_path):
     for step in (10, 20):
         save(tmp_path, step)
     (tmp_path / "step-00000010" / "manifest.json").unlink()
+    assert remove_older(tmp_path, keep=2, verified=tmp_path / "step-00000020") == []  # one whole one is fewer than two
     save(tmp_path, 30)
     save(tmp_path, 40)
     assert steps(tmp_path) == [40, 30]
@@ -130,7 +133,7 @@ def test_folder_names_read_back(step):
 
 @pytest.mark.parametrize(
     "name",
-    ["step-1", "step-000000001", "step-0000000x", "step--0000001", "xstep-00000001", "step-00000001\n", "step-" + "9" * 19, "step-٠٠٠٠٠٠٠١"],
+    ["step-1", "step-000000001", "step-" + "٠" * 8, "step-0000000x", "step--0000001", "step-00000001\n", "step-" + "9" * 19],
 )
 def test_other_names_are_no_checkpoints(name):
     assert step_of(name) is None
