@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     try:
         return int(import_module(f".commands.{command}", __package__).main(overrides))
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         from .outcome import complain
 
         return complain(error, rank=0)

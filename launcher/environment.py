@@ -63,7 +63,7 @@ class Environment:
             "LOCAL_RANK": str(self.local_rank), "LOCAL_WORLD_SIZE": str(self.local_world_size),
             "MASTER_ADDR": self.master_address, "MASTER_PORT": str(self.master_port),
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(fair_threads(self.local_world_size)),
-        }
+        } | ({"DS_ACCELERATOR": "cpu"} if on_cpu() else {})  # else DeepSpeed looks for one and warns that it found none
 
 
 def read_environment(variables: Mapping[str, str]) -> Environment:

@@ -74,12 +74,12 @@ def outcome_of(error: BaseException, *, log: Path | None = None) -> Outcome:
                        do=f"read {log}" if log else "read the message above")
     if isinstance(error, OSError) and error.errno in DISK_ERRORS:
         return Outcome(code=StorageError.exit_code, reason="storage", what=f"{error.strerror}: {error.filename}",
-                       do="make room, or move run.directory to a healthy disk", file=str(error.filename))
+                       do="make room, or write to a healthy disk", file=str(error.filename))
     way_out = f"read the traceback in {log}" if log else "read the traceback above"
     return Outcome(code=1, reason="error", what=f"{type(error).__name__}: {error}", do=way_out)
 
 
-def complain(error: Exception, *, rank: int, speak: bool = True) -> int:
+def complain(error: BaseException, *, rank: int, speak: bool = True) -> int:
     """The exit code of what could not start.
 
     Args:

@@ -160,7 +160,7 @@ class Checkpointer:
 
     def _check_hint(self, *, must: bool) -> None:
         """Only a hint: the newest whole folder counts, whatever `latest` says. But a wrong one shows that somebody was here."""
-        fault = hint_fault(self._directory) if must or step_folders(self._directory) else None
+        fault = hint_fault(self._directory) if step_folders(self._directory) else None
         if fault and must:
             raise fault
         if fault:

@@ -1,6 +1,7 @@
 """Builds the engine: DeepSpeed around the model, with our optimizer, schedule and groups."""
 
 import logging
+import warnings
 from dataclasses import dataclass
 
 import deepspeed
@@ -29,12 +30,13 @@ class Built:
 
 
 def quiet_deepspeed() -> None:
-    """Before the first process group: no C++ build, no segment in /dev/shm, and warnings only.
+    """Before the first process group: no C++ build, no segment in /dev/shm, and only those warnings that users can act on.
 
     On a CPU, DeepSpeed would compile a shared-memory all-reduce for a minute and leave 66 MiB in /dev/shm for each rank.
     """
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed_logger.setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")  # DeepSpeed calls what torch renamed
 
 
 def build_engine(model: LossModel, config: Config, *, context: ParallelContext, device: torch.device, accumulation_steps: int) -> Built:
