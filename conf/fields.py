@@ -26,4 +26,4 @@ def text(default: Any = MISSING, *, help: str = "") -> Any:
 def items(default: list[Any] | dict[str, Any] | None = None, *, help: str = "") -> Any:
     """A list or dictionary field, empty unless `default` is given."""
     start = [] if default is None else default
-    return field(default_factory=lambda: start.copy(), metadata={"rule": {}, "help": help})
+    return field(default_factory=start.copy, metadata={"rule": {}, "help": help})

@@ -195,7 +195,7 @@ class ScheduleConfig:
 class CheckpointConfig:
     interval: int = number(0, least=0, help="steps between checkpoints; 0: only at the end")
     keep: int = number(2, least=1, help="how many of the newest checkpoints stay")
-    resume: Resume = text(Resume.auto, help="auto: from the newest whole checkpoint if there is one; must: or fail; never: refuse a used folder")
+    resume: Resume = text(Resume.auto, help="auto: from the newest whole checkpoint, if any; must: or fail; never: refuse a used folder")
     allow_change: list[str] = items(help="keys that may differ from the checkpoint's")
     asynchronous: bool = text(False, help="write in another process while training goes on")
 

@@ -11,7 +11,6 @@ import torch
 import torch.distributed as dist
 
 from ..conf.schema import ModelConfig
-from ..conf.sources import sources
 from ..parallel.partition_module import parameter_shards
 from .checkpoint.checkpointer import Checkpointer
 from .checkpoint.fragment import Fragment
@@ -37,7 +36,7 @@ class Trained:
     @property
     def corpus(self) -> str:
         """The first corpus it was trained on."""
-        return sources(_section(self.checkpoint, "data")["train"])[0].path
+        return str(_section(self.checkpoint, "data")["train"][0]["path"])
 
 
 def find_checkpoint(path: Path) -> Checkpoint:
@@ -89,11 +88,11 @@ def load_trained(path: Path, *, group: dist.ProcessGroup) -> Trained:
 def model_config(checkpoint: Checkpoint) -> ModelConfig:
     """The sizes and switches that the checkpoint was saved with."""
     saved = _section(checkpoint, "model")
-    values = {}
+    values: dict[str, Any] = {}
     for entry in fields(ModelConfig):
         if entry.name in saved:  # a key that came later keeps its default
-            is_enum = isinstance(entry.type, type) and issubclass(entry.type, Enum)
-            values[entry.name] = entry.type(saved[entry.name]) if is_enum else saved[entry.name]
+            kind, value = entry.type, saved[entry.name]
+            values[entry.name] = kind(value) if isinstance(kind, type) and issubclass(kind, Enum) else value
     return ModelConfig(**values)
 
 

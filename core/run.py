@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ..conf.compose import as_dict
+from ..conf.dump import as_dict
 from ..conf.schema import Config, Resume
 from ..conf.sources import sources
 from ..data.dataset import TrainingSet, ValidationSet
@@ -24,6 +24,7 @@ from .checkpoint.checkpointer import Checkpointer
 from .checkpoint.reader import Checkpoint
 from .checkpoint.storage import check_room
 from .console import Console
+from .corpora import validation_source
 from .device import device_name
 from .engine.build import Built, build_engine
 from .errors import FolderInUseError
@@ -95,16 +96,14 @@ def open_run(config: Config, place: Place, *, stop_requested: Callable[[], bool]
 
 def open_data(config: Config) -> tuple[TrainingSet, ValidationSet | None]:
     """The training set, and the validation set unless the config says none."""
-    length, mask = config.model.sequence_length, config.data.document_mask
-    chosen = sources(config.data.train)
-    files = [(open_corpus(source.path), source.weight) for source in chosen]
-    training = TrainingSet(files, sequence_length=length, seed=config.train.seed, document_mask=mask, vocab_size=config.model.vocab_size)
-    if config.data.validation == "none":
+    length, mask, vocab_size = config.model.sequence_length, config.data.document_mask, config.model.vocab_size
+    files = [(open_corpus(source.path), source.weight) for source in sources(config.data.train)]
+    training = TrainingSet(files, sequence_length=length, seed=config.train.seed, document_mask=mask, vocab_size=vocab_size)
+    held = validation_source(config.data)
+    if held is None:
         return training, None
-    held_out = config.data.validation == "held_out"
-    path = chosen[0].path if held_out else config.data.validation
-    part = open_corpus(path, part="validation" if held_out else "train")
-    return training, ValidationSet(part, sequence_length=length, document_mask=mask, vocab_size=config.model.vocab_size)
+    path, part = held
+    return training, ValidationSet(open_corpus(path, part=part), sequence_length=length, document_mask=mask, vocab_size=vocab_size)
 
 
 def agreed_config(config: Config) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 from types import FrameType
 
-from ..conf.compose import dump_yaml
+from ..conf.dump import dump_yaml
 from ..conf.schema import Config
 from .environment import Environment
 from .rank_process import log_file

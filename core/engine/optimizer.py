@@ -27,7 +27,7 @@ def parameter_groups(module: nn.Module, shards: dict[str, ShardSpec], optimizer:
     for name, parameter in module.named_parameters():
         is_matrix = len(shards[name].shape) >= 2
         is_hidden = is_matrix and ".blocks." in f".{name}" and optimizer.name is OptimizerName.muon
-        parameter.use_muon = is_hidden  # DeepSpeed asks every parameter
+        parameter.use_muon = is_hidden  # type: ignore[attr-defined]  # DeepSpeed asks every parameter
         (hidden if is_hidden else matrices if is_matrix else vectors).append(parameter)
     auxiliary = optimizer.auxiliary_learning_rate if optimizer.name is OptimizerName.muon else optimizer.learning_rate
     groups = [

@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR
-
 from hexareme.conf.schema import ScheduleConfig, ScheduleName
 from hexareme.core.schedule import schedule_factor
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR
 
 STEPS, WARMUP = 50, 7
 
