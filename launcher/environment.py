@@ -194,3 +194,12 @@ def fair_threads(ranks: int) -> int:
 def on_cpu() -> bool:
     """Whether this machine shows no accelerator, found without importing torch."""
     return not any(Path(device).exists() for device in ACCELERATORS)
+
+
+def computes_fp16(processor: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether this machine computes in fp16: every accelerator does, of processors those with avx512_fp16 (DeepSpeed asks oneDNN the same).
+
+    Args:
+        processor: what Linux says of it.
+    """
+    return not on_cpu() or (processor.exists() and "avx512_fp16" in processor.read_text())

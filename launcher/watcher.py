@@ -15,7 +15,7 @@ from ..conf.errors import ConfigError
 from ..conf.schema import Config
 from ..core.combine import problems
 from ..core.corpora import corpus_problems
-from .environment import Environment, FrontEnd, on_cpu, read_environment, without_local_rank
+from .environment import Environment, FrontEnd, computes_fp16, read_environment, without_local_rank
 from .outcome import IN_USE_CODE, PEER_CODE, ExitFile, Outcome, complain, last_step
 from .processes import adopt_orphans, die_with_parent, end_descendants, started_at
 from .rank_process import RankFunction, become_rank, read_outcome
@@ -37,19 +37,19 @@ def main(arguments: Sequence[str], run: RankFunction) -> int:
     except Exception as error:  # no rank can be named, so each process speaks for itself
         return complain(error, rank=0)
     try:
-        config = validated(without_local_rank(arguments), environment.world_size, cpu=on_cpu())
+        config = validated(without_local_rank(arguments), environment.world_size, fp16=computes_fp16())
     except Exception as error:
         return complain(error, rank=environment.rank, speak=environment.rank == 0)
     return watch(config, environment, run)
 
 
-def validated(overrides: Sequence[str], world_size: int, *, cpu: bool = False) -> Config:
+def validated(overrides: Sequence[str], world_size: int, *, fp16: bool = True) -> Config:
     """The config of a training run that can start.
 
     Args:
         overrides: as on the command line.
         world_size: ranks that will run it.
-        cpu: whether the ranks are known to have no accelerator.
+        fp16: whether the ranks compute in fp16.
 
     Raises:
         ConfigError: with every problem of the config, of its sections together, and of its corpora.
@@ -57,7 +57,7 @@ def validated(overrides: Sequence[str], world_size: int, *, cpu: bool = False) -
     """
     config = compose("train", overrides)
     assert isinstance(config, Config)
-    found = problems(config, world_size=world_size, on_cpu=cpu) + corpus_problems(config)
+    found = problems(config, world_size=world_size, fp16=fp16) + corpus_problems(config)
     if found:
         raise ConfigError(found)
     return config

@@ -1,7 +1,6 @@
 """`hexareme generate`: text from a checkpoint, printed as it comes."""
 
 import json
-import re
 import sys
 import time
 from collections.abc import Iterator
@@ -29,7 +28,7 @@ def main(overrides: list[str]) -> int:
     Raises:
         ConfigError, CheckpointError, DataError: with the way out.
     """
-    config = compose("generate", [literal(word) for word in overrides])
+    config = compose("generate", overrides)
     path = checkpoint_path(config)
     from ...core.inference import alone, load_trained
 
@@ -55,16 +54,6 @@ def show(piece: str, stream: bool) -> None:
     """Prints a piece at once, if asked to."""
     if stream:
         print(piece, end="", flush=True)
-
-
-def literal(override: str) -> str:
-    """`prompt=...` as the user typed it: quoted, so that Hydra neither strips its spaces nor reads its brackets."""
-    key, _, value = override.partition("=")
-    if key != "prompt" or value[:1] in ("'", '"'):
-        return override
-    escaped = re.sub(r"(\\*)'", r"\1\1\'", value)  # in Hydra's quotes only those backslashes count that stand before the quote
-    escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
-    return f"{key}='{escaped}'"
 
 
 def pieces(config: GenerateConfig, tokenizer: Tokenizer, model: "Transformer") -> Iterator[tuple[str, int]]:

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from ...conf.compose import compose
-from ..environment import FrontEnd, on_cpu, read_environment
+from ..environment import FrontEnd, computes_fp16, read_environment
 from ..local import start_local
 from ..outcome import complain
 from ..rank import run_rank
@@ -25,7 +25,7 @@ def main(overrides: list[str]) -> int:
         if read_environment(os.environ).front_end is not FrontEnd.python:
             return watch(overrides, run_rank)
         ranks = int(compose("train", overrides).cluster.ranks_per_node)
-        config = validated(overrides, ranks, cpu=on_cpu())
+        config = validated(overrides, ranks, fp16=computes_fp16())
     except Exception as error:
         return complain(error, rank=0)
     return start_local(overrides, ranks=ranks, directory=Path(config.run.directory))

@@ -72,13 +72,15 @@ def test_what_is_just_allowed(overrides):
 
 
 def test_muon_needs_whole_matrices():
-    assert keys(["optimizer=muon"], 2) == []
-    assert keys(["optimizer=muon", "parallel.tp=2"], 2) == ["optimizer.name"]
+    assert keys(["optimizer=muon", "parallel.zero=0"], 2) == []
+    assert keys(["optimizer=muon", "parallel.zero=0", "parallel.tp=2"], 2) == ["optimizer.name"]
+    assert keys(["optimizer=muon", "parallel.zero=1"], 2) == ["optimizer.name"]
 
 
-def test_fp16_needs_a_gpu():
-    assert keys(["train.precision=fp16"], on_cpu=True) == ["train.precision"]
-    assert keys(["train.precision=fp16"], on_cpu=False) == []
+def test_fp16_needs_a_device_that_has_it_and_fp32_masters():
+    assert keys(["train.precision=fp16"], fp16=False) == ["train.precision"]
+    assert keys(["train.precision=fp16"], fp16=True) == []
+    assert keys(["train.precision=fp16", "parallel.zero=0"]) == ["train.precision"]
 
 
 def test_all_problems_at_once():

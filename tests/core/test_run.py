@@ -73,9 +73,18 @@ def uninterrupted(corpus, tmp_path_factory):
     return steps_of(directory)
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+OTHERS = {
+    "one process, muon": (1, "parallel.zero=0 optimizer=muon"),
+    "DP2, sgd with momentum, ZeRO-1": (2, "parallel.zero=1 optimizer=sgd"),
+    "DP2, fp16 with its loss scale, ZeRO-1": (2, "parallel.zero=1 train.precision=fp16"),
+    "DP2, fp16 with its loss scale, ZeRO-3": (2, "parallel.zero=3 train.precision=fp16"),
+    "DP2, bf16, ZeRO-2": (2, "parallel.zero=2 train.precision=bf16"),
+}
+
+
+@pytest.mark.parametrize("name", [*LAYOUTS, *OTHERS])
 def test_a_resume_on_the_same_layout_is_bit_identical(name, corpus, tmp_path):
-    world_size, overrides = LAYOUTS[name]
+    world_size, overrides = (LAYOUTS | OTHERS)[name]
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     start(config_of(corpus, whole, *overrides.split()), world_size)
     assert start(config_of(corpus, halves, "train.stop_at=5", *overrides.split()), world_size) == "stop_at"
