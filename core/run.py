@@ -18,6 +18,7 @@ from ..data.loader import Loader
 from ..data.token_file import open_corpus
 from ..parallel.context import ParallelContext
 from ..parallel.topology import Topology
+from .audit import SampleLog
 from .batch import BatchPlan
 from .checkpoint.agreement import require_agreement
 from .checkpoint.checkpointer import Checkpointer
@@ -86,11 +87,12 @@ def open_run(config: Config, place: Place, *, stop_requested: Callable[[], bool]
     progress = resume(config, built, checkpointer, agreed)
     check_room(Path(config.run.directory), built.state.bytes_written())
     watch = _watch(config, place, progress.step) if place.rank == 0 else None
+    audit = _audit(config, place, context, progress.step) if config.data.audit else None
     dp_rank = context.data.rank()
     first = progress.samples_seen - progress.step * config.batch.global_size  # 0 unless the batch size was changed on the way
     loader = Loader(training, local_samples=lambda step: [first + i for i in plan.samples(step, dp_rank)], workers=config.data.workers)
     return Trainer(config=config, built=built, context=context, plan=plan, loader=loader, validation=validation,
-                   checkpointer=checkpointer, agreed=agreed, watch=watch, stop_requested=stop_requested, device=place.device,
+                   checkpointer=checkpointer, agreed=agreed, watch=watch, audit=audit, stop_requested=stop_requested, device=place.device,
                    progress=progress)
 
 
@@ -186,6 +188,16 @@ def _watch(config: Config, place: Place, step: int) -> Watch:
     peak = peak_flops(device_name(place.device), config.train.precision.value)
     return Watch(metrics, console, flops_per_token=model_flops_per_token(config.model),
                  peak_flops=None if peak is None else peak * place.world_size)
+
+
+def _audit(config: Config, place: Place, context: ParallelContext, step: int) -> SampleLog | None:
+    """Rank 0 cuts what a resume redoes before any rank appends."""
+    path = Path(config.run.directory) / "samples.jsonl"
+    if place.rank == 0:
+        with SampleLog(path) as log:
+            log.cut_after(step)
+    dist.barrier()
+    return SampleLog(path) if context.tensor.rank() == 0 else None
 
 
 def _tracking(config: Config, place: Place) -> AbstractContextManager[object]:

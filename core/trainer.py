@@ -11,6 +11,7 @@ from ..conf.schema import Config
 from ..data.dataset import ValidationSet
 from ..data.loader import Loader
 from ..parallel.context import ParallelContext
+from .audit import SampleLog
 from .batch import BatchPlan
 from .checkpoint.checkpointer import Checkpointer
 from .console import Console
@@ -59,6 +60,7 @@ class Trainer:
         checkpointer: saves; every rank has one.
         agreed: the part of the config that a resume must not change.
         watch: None but on rank 0.
+        audit: where this rank's samples are written; None without `data.audit`, and on all but one rank of a tensor group.
         stop_requested: whether this process was asked to stop.
         device: of this rank.
         progress: where the run is.
@@ -73,6 +75,7 @@ class Trainer:
     checkpointer: Checkpointer
     agreed: dict[str, Any]
     watch: Watch | None
+    audit: SampleLog | None
     stop_requested: Callable[[], bool]
     device: torch.device
     progress: Progress = field(default_factory=Progress)
@@ -113,6 +116,8 @@ class Trainer:
         result = self.built.engine.train_step(micros, stop=self.stop_requested())
         self.progress.step += 1
         self.progress.samples_seen += self.config.batch.global_size
+        if self.audit is not None:
+            self.audit.record(batch, step=self.progress.step, rank=self.context.rank)
         if self.watch is not None:
             self._record(result, rate=rate, seconds=time.perf_counter() - begin)
         return result

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..metrics import decode
+from ..step_log import decode
 
 
 class Tail:

@@ -156,6 +156,16 @@ def test_an_allowed_change_goes_on_at_the_exact_sample(corpus, tmp_path):
     assert [row["samples_seen"] for row in rows] == [8, 16, 24, 32, 48, 64]
 
 
+def test_the_audit_names_every_sample_once_also_after_a_kill(corpus, tmp_path):
+    start(config_of(corpus, tmp_path, "data.audit=true", "train.stop_at=5"))
+    with (tmp_path / "samples.jsonl").open("a") as log:
+        log.write('{"step": 6, "rank": 0, "sample": 40, "source": 0, "documents": [1]}\n{"step": 6, "ra')  # killed in step 6
+    start(config_of(corpus, tmp_path, "data.audit=true", "parallel.tp=2"), 2)
+    rows = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
+    assert sorted(row["sample"] for row in rows) == list(range(STEPS * 8))
+    assert all(row["step"] == row["sample"] // 8 + 1 and row["documents"] for row in rows)
+
+
 def test_resume_must_needs_a_checkpoint(corpus, tmp_path):
     with pytest.raises(RankError, match="no checkpoint"):
         start(config_of(corpus, tmp_path, "checkpoint.resume=must"))

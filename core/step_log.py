@@ -1,0 +1,151 @@
+"""Files of one JSON object a line, each with its step: a killed run loses at most the line it was writing, a resume cuts what it redoes.
+
+Pure: imports neither torch nor a tracking library.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from .errors import StorageError
+
+
+class StepLog:
+    """Appends lines of JSON, each with its step, to a file that readers may follow.
+
+    Each `append` is one `write` on an `O_APPEND` descriptor, so SIGKILL leaves at most one torn line, the last one. Opening removes a
+    torn last line, so that the next line starts where it should.
+
+    Args:
+        path: the file; its folder must exist.
+
+    Raises:
+        StorageError: the file cannot be opened or written.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self._descriptor = self._open()
+
+    def append(self, lines: bytes) -> None:
+        """Append whole lines, from `encode`.
+
+        Raises:
+            StorageError: the disk is full or failing; the file still ends in a whole line.
+        """
+        try:
+            written = os.write(self._descriptor, lines)
+            if written < len(lines):
+                os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)
+                raise OSError(f"{written} of {len(lines)} bytes written")
+        except OSError as error:
+            raise self._storage_error(error) from error
+
+    def cut_after(self, step: int) -> None:
+        """Drop every torn line and every line of a later step than `step`, in one atomic replacement.
+
+        A resume calls it with its checkpoint's step (a fresh start with 0), before it records anything, so that each step stands in the
+        file once.
+        """
+        kept, dropped = [], False
+        for line in whole_lines(self.path.read_bytes()):
+            row = decode(line)
+            if row is None or row["step"] > step:
+                dropped = True
+            else:
+                kept.append(line)
+        if not dropped:
+            return
+        aside = self.path.with_name(self.path.name + ".cut")
+        try:
+            with open(aside, "wb") as file:
+                file.writelines(kept)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(aside, self.path)
+            _sync_folder(self.path.parent)
+        except OSError as error:
+            aside.unlink(missing_ok=True)
+            raise self._storage_error(error) from error
+        self.close()
+        self._descriptor = self._open()
+
+    def close(self) -> None:
+        """Close the file; it is on disk once the system writes back, and in every reader's sight already."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _open(self) -> int:
+        try:
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            _drop_torn_end(descriptor)
+        except OSError as error:
+            raise self._storage_error(error) from error
+        return descriptor
+
+    def _storage_error(self, error: OSError) -> StorageError:
+        return StorageError(f"cannot write {self.path}: {error.strerror or error}", do="free space or mend the disk, then run the same "
+                            "command again: it resumes", file=str(self.path))
+
+
+def encode(row: Mapping[str, Any]) -> bytes:
+    """One line: floats as their shortest exact form, non-finite numbers as null and named in `non_finite`."""
+    wrong = [key for key, value in row.items() if isinstance(value, float) and not math.isfinite(value)]
+    line: dict[str, Any] = dict(row)
+    if wrong:
+        line |= dict.fromkeys(wrong) | {"non_finite": wrong}
+    return json.dumps(line, allow_nan=False).encode() + b"\n"
+
+
+def decode(line: bytes) -> dict[str, Any] | None:
+    """The object of one line; None if it is torn: not terminated, or not an object with a step."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
+
+
+def whole_lines(content: bytes) -> Iterator[bytes]:
+    """Lines with their newline: only `\\n` ends one, unlike `bytes.splitlines`."""
+    start = 0
+    while start < len(content):
+        end = content.find(b"\n", start) + 1 or len(content)
+        yield content[start:end]
+        start = end
+
+
+def _drop_torn_end(descriptor: int) -> None:
+    """Shorten the file to its last newline."""
+    size = os.fstat(descriptor).st_size
+    end, block = size, 4096
+    while end > 0:
+        start = max(0, end - block)
+        newline = os.pread(descriptor, end - start, start).rfind(b"\n")
+        if newline >= 0:
+            end = start + newline + 1
+            break
+        end = start
+    if end < size:
+        os.ftruncate(descriptor, end)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
