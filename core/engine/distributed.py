@@ -1,5 +1,6 @@
 """Starts and ends torch.distributed, through DeepSpeed."""
 
+import os
 from datetime import timedelta
 
 import deepspeed
@@ -29,7 +30,9 @@ def start_distributed(*, rank: int, world_size: int, local_rank: int, master_add
         PortError: the port is taken, or not all ranks came.
     """
     quiet_deepspeed()
-    torch.use_deterministic_algorithms(deterministic)
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with a fixed workspace
+        torch.use_deterministic_algorithms(True)
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
     if on_gpu:
