@@ -1,5 +1,6 @@
 """The console script: `hexareme <command> key=value ...`. Imports a command only when it is asked for."""
 
+import os
 import sys
 from importlib import import_module
 
@@ -14,15 +15,30 @@ COMMANDS = {
 }
 HELP = ("--help", "-h", "help")
 USAGE_CODE = 2
+PIPE_CODE = 128 + 13  # as a shell reports SIGPIPE
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command and returns its exit code.
+    """Runs one command and returns its exit code; a reader that closes the pipe early, as `head` does, is no error to report.
 
     Args:
         arguments: without the program's name; by default those of this process.
     """
-    words = sys.argv[1:] if arguments is None else arguments
+    try:
+        code = run(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
+        return PIPE_CODE
+
+
+def run(words: list[str]) -> int:
+    """Runs one command and returns its exit code.
+
+    Args:
+        words: the command and its overrides.
+    """
     if not words or words[0] in HELP:
         print(overview())
         return 0 if words else USAGE_CODE
@@ -37,6 +53,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     try:
         return int(import_module(f".commands.{command}", __package__).main(overrides))
+    except BrokenPipeError:
+        raise
     except (Exception, KeyboardInterrupt) as error:
         from .outcome import complain
 
