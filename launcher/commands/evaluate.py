@@ -69,13 +69,8 @@ def speed_of(path: Path) -> dict[str, Any]:
 
 def show(result: dict[str, Any]) -> None:
     """The table on standard output."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(show_header=False, box=None, pad_edge=False)
     names = {"perplexity": "perplexity of the model", "bigram_perplexity": "perplexity of a Kneser-Ney bigram model",
              "training_tokens_per_second": "training, tokens/s (median)", "plot": "curves"}
     for key, value in result.items():
         digits = {float: ",.2f", int: ",d"}.get(type(value), "")
-        table.add_row(names.get(key, key), format(value, ",.4f" if key == "loss" else digits))
-    Console(soft_wrap=True).print(table)
+        print(f"{names.get(key, key):<42}{format(value, ',.4f' if key == 'loss' else digits)}")
