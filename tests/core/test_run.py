@@ -58,6 +58,7 @@ def steps_of(directory):
 
 LAYOUTS = {
     "one process, ZeRO-0": (1, "parallel.zero=0"),
+    "DP2, ZeRO-0": (2, "parallel.zero=0"),
     "DP2, ZeRO-1": (2, "parallel.zero=1"),
     "DP2, ZeRO-2, optimizer in host memory": (2, "parallel.zero=2 parallel.offload=optimizer"),
     "DP2, ZeRO-3": (2, "parallel.zero=3"),
@@ -150,8 +151,11 @@ def test_a_folder_of_another_run_is_refused_and_left_as_it_was(overrides, error,
 
 
 def test_an_allowed_change_goes_on_at_the_exact_sample(corpus, tmp_path):
-    start(config_of(corpus, tmp_path, "train.stop_at=4"))
-    start(config_of(corpus, tmp_path, "train.stop_at=6", "batch.global_size=16", "checkpoint.allow_change=[batch.global_size]"))
+    start(config_of(corpus, tmp_path, "data.audit=true", "train.stop_at=4"))
+    start(config_of(corpus, tmp_path, "data.audit=true", "train.stop_at=6", "batch.global_size=16",
+                    "checkpoint.allow_change=[batch.global_size]"))
+    samples = [json.loads(line)["sample"] for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
+    assert sorted(samples) == list(range(64))
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["samples_seen"] for row in rows] == [8, 16, 24, 32, 48, 64]
 
