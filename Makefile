@@ -33,7 +33,7 @@ train: setup    ## prepare a real corpus, train a small GPT on it with DeepSpeed
 	@echo "== 1 of 5: raw text -> corpus (the Python standard library's own source)"
 	$(BIN)/hexareme prepare input=python_stdlib output=$(CORPUS) tokenizer.kind=sentencepiece_bpe tokenizer.vocab_size=1024 held_out=0.05
 	@echo "== 2 of 5: training with DeepSpeed ZeRO on $(PROCESSES) processes (Ctrl-C saves; the same command goes on)"
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/deepspeed --num_gpus $(PROCESSES) launcher/train.py experiment=quickstart data.train=$(CORPUS)
+	$(BIN)/deepspeed --num_gpus $(PROCESSES) launcher/train.py experiment=quickstart data.train=$(CORPUS)
 	@echo "== 3 of 5: the curves"
 	$(BIN)/hexareme report directory=$(RUN)
 	@echo "== 4 of 5: the model against a Kneser-Ney bigram model of the same tokens"

@@ -85,7 +85,7 @@ def open_run(config: Config, place: Place, *, stop_requested: Callable[[], bool]
                                 world_size=place.world_size, agree=lambda ok: _all_agree(ok, place.device))
     agreed = agreed_config(config)
     progress = resume(config, built, checkpointer, agreed)
-    check_room(Path(config.run.directory), built.state.bytes_written())
+    check_room(Path(config.run.directory), _sum_over_ranks(built.state.bytes_written(), place.device))
     watch = _watch(config, place, progress.step) if place.rank == 0 else None
     audit = _audit(config, place, context, progress.step) if config.data.audit else None
     dp_rank = context.data.rank()
@@ -214,6 +214,12 @@ def _one_rank_first(place: Place, action: Callable[[], Any]) -> Any:
     result = action() if place.local_rank == 0 else None
     dist.barrier()
     return result if place.local_rank == 0 else action()
+
+
+def _sum_over_ranks(number: int, device: torch.device) -> int:
+    total = torch.tensor(number, device=device)
+    dist.all_reduce(total)
+    return int(total)
 
 
 def _all_agree(ok: bool, device: torch.device) -> bool:

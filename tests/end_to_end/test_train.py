@@ -6,6 +6,7 @@ import sys
 import time
 
 import pytest
+from hexareme.launcher.environment import free_port
 
 from .user import BIN, ROOT
 
@@ -31,7 +32,7 @@ def reference(corpus, tmp_path_factory):
 
 
 WAYS = {
-    "deepspeed": ["deepspeed", "--num_gpus", "2", "--master_port", "29817", TRAIN],
+    "deepspeed": ["deepspeed", "--num_gpus", "2", "--master_port", str(free_port()), TRAIN],
     "torchrun": ["torchrun", "--standalone", "--nproc_per_node", "2", TRAIN],
     "python": ["python", TRAIN],
 }

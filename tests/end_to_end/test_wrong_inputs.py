@@ -47,7 +47,7 @@ def test_a_corrupt_token_file(file, user, corpus):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 4
     path.write_bytes(content)
-    refused(user, 3, file, command=train("copy"))
+    refused(user, 3, file, command=train("copy", "cluster.ranks_per_node=2"))
 
 
 def test_a_vocabulary_below_the_largest_id(user, corpus):

@@ -9,6 +9,8 @@ import time
 import uuid
 from pathlib import Path
 
+from tests.launcher.processes import default_signals
+
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 FOREIGN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -31,7 +33,7 @@ class User:
 
     def start(self, *command: str, **variables: str) -> subprocess.Popen[str]:
         return subprocess.Popen(command, cwd=self.folder, env=self.environment | variables, text=True, stdin=subprocess.DEVNULL,
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, preexec_fn=default_signals)  # noqa: PLW1509
 
     def run(self, *command: str, timeout: float = 120, **variables: str) -> tuple[int, str, str]:
         """Exit code, standard output, standard error."""

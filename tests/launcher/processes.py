@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,6 +13,12 @@ from hexareme.launcher.processes import descendants
 
 PROGRAM = Path(__file__).with_name("program.py")
 FOREIGN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+def default_signals() -> None:
+    """Signals as in a terminal: who runs the tests by nohup, or in the background of a script, has some of them ignored."""
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_DFL)
 
 
 class Run:
@@ -27,7 +34,7 @@ class Run:
     def start(self, *command: str, **variables: str) -> subprocess.Popen[str]:
         clean = {key: value for key, value in os.environ.items() if key not in FOREIGN}
         process = subprocess.Popen([*command, *self.overrides], env=clean | {"OMP_NUM_THREADS": "1"} | variables, text=True,
-                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=default_signals)  # noqa: PLW1509
         self.started.append(process)
         return process
 
