@@ -38,7 +38,7 @@ class CleanConfig:
 class PrepareConfig:
     """A corpus folder from raw text."""
 
-    input: Any = text(help="file, folder or glob, or a list of them; python_stdlib: the source of this Python's standard library")
+    input: Any = text(help="file, folder (all text files below) or glob, or a list of them; python_stdlib: this Python's own library")
     output: str = text(help="folder for the corpus")
     workers: int = number(0, least=0, most=1024, help="processes that tokenize; 0: one for each core")
     text_key: str = text("text", help="key of the text in JSON lines, column of the text in Parquet")

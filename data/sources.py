@@ -24,6 +24,9 @@ CHUNK = 1 << 20  # bytes of raw records
 _READ = 1 << 18  # compressed bytes at a time
 _BOM = b"\xef\xbb\xbf"
 _LINE_SUFFIXES = (".jsonl", ".json", ".ndjson")
+# What a folder holds beside text. Whoever names such a file itself has it read.
+_NO_TEXT = frozenset(
+    [".7z", ".a", ".avi", ".bin", ".bmp", ".bz2", ".class", ".dll", ".doc", ".docx", ".dylib", ".exe", ".gif", ".h5", ".ico", ".idx", ".jar", ".jpeg", ".jpg", ".m4a", ".mkv", ".model", ".mov", ".mp3", ".mp4", ".npy", ".npz", ".o", ".odt", ".ogg", ".onnx", ".otf", ".pdf", ".pkl", ".png", ".ppt", ".pptx", ".pt", ".pth", ".pyc", ".rar", ".safetensors", ".so", ".tar", ".tgz", ".tif", ".tiff", ".ttf", ".wav", ".webm", ".webp", ".whl", ".woff", ".woff2", ".xls", ".xlsx", ".xz", ".zip"])
 _STDLIB_LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__", "lib2to3"}
 
 
@@ -77,7 +80,7 @@ def find_sources(inputs: Sequence[str], *, left_out: Path | None = None) -> list
     """The files behind `inputs`: each entry's in sorted order, each file once.
 
     Args:
-        inputs: files, folders (all files below, but hidden ones), globs (`**` goes through folders), or `python_stdlib`.
+        inputs: files, folders (all files below, but hidden ones and known binaries), globs (`**` goes through folders), or `python_stdlib`.
         left_out: a folder whose files do not count: an earlier output inside an input folder.
 
     Raises:
@@ -132,7 +135,7 @@ def _files(entry: str) -> list[str]:
         return [path]
     if os.path.isdir(path):
         files = _below(path)
-        nothing = f"input folder {entry} holds no file"
+        nothing = f"input folder {entry} holds no text file"
     else:
         files = sorted(match for match in glob.glob(path, recursive=True) if os.path.isfile(match))
         nothing = f"input={entry} matches no file" if glob.has_magic(path) else f"input={entry} does not exist"
@@ -142,12 +145,12 @@ def _files(entry: str) -> list[str]:
 
 
 def _below(folder: str) -> list[str]:
-    """All files below a folder, sorted; hidden files and folders are left out, such as .git."""
+    """All files below a folder, sorted; left out are hidden files and folders, such as .git, and images, archives and other binaries."""
     files = []
     for where, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         files += [os.path.join(where, name) for name in names if not name.startswith(".")]
-    return sorted(file for file in files if os.path.isfile(file))
+    return sorted(file for file in files if os.path.isfile(file) and os.path.splitext(file)[1].lower() not in _NO_TEXT)
 
 
 def _standard_library() -> list[str]:

@@ -145,7 +145,7 @@ def test_parquet_without_the_column(tmp_path):
 
 
 def test_missing_inputs_say_so(tmp_path):
-    for entry, message in (("nothing.txt", "does not exist"), ("*.txt", "matches no file"), ("", "holds no file")):
+    for entry, message in (("nothing.txt", "does not exist"), ("*.txt", "matches no file"), ("", "holds no text file")):
         with pytest.raises(DataError, match=message) as caught:
             find_sources([str(tmp_path / entry)])
         assert caught.value.do
@@ -161,6 +161,13 @@ def test_files_are_sorted_each_once_and_hidden_ones_left_out(tmp_path):
     assert read(tmp_path / "**" / "*.txt")[0] == names
     assert read(tmp_path / "odd[1].txt")[0] == ["odd[1].txt"]
     assert len(find_sources([str(tmp_path)], left_out=tmp_path / "sub")) == 3
+
+
+def test_a_folder_leaves_binaries_out_and_a_name_does_not(tmp_path):
+    for name in ("a.md", "plot.PNG", "weights.safetensors", "notes"):
+        (tmp_path / name).write_text(name)
+    assert read(tmp_path)[0] == ["a.md", "notes"]
+    assert read(tmp_path / "plot.PNG")[0] == ["plot.PNG"]
 
 
 def test_the_standard_library_is_there():
