@@ -25,8 +25,12 @@ _READ = 1 << 18  # compressed bytes at a time
 _BOM = b"\xef\xbb\xbf"
 _LINE_SUFFIXES = (".jsonl", ".json", ".ndjson")
 # What a folder holds beside text. Whoever names such a file itself has it read.
-_NO_TEXT = frozenset(
-    [".7z", ".a", ".avi", ".bin", ".bmp", ".bz2", ".class", ".dll", ".doc", ".docx", ".dylib", ".exe", ".gif", ".h5", ".ico", ".idx", ".jar", ".jpeg", ".jpg", ".m4a", ".mkv", ".model", ".mov", ".mp3", ".mp4", ".npy", ".npz", ".o", ".odt", ".ogg", ".onnx", ".otf", ".pdf", ".pkl", ".png", ".ppt", ".pptx", ".pt", ".pth", ".pyc", ".rar", ".safetensors", ".so", ".tar", ".tgz", ".tif", ".tiff", ".ttf", ".wav", ".webm", ".webp", ".whl", ".woff", ".woff2", ".xls", ".xlsx", ".xz", ".zip"])
+_NO_TEXT = frozenset((
+    ".7z", ".a", ".avi", ".bin", ".bmp", ".bz2", ".class", ".dll", ".doc", ".docx", ".dylib", ".exe", ".gif", ".h5", ".ico", ".idx", ".jar",
+    ".jpeg", ".jpg", ".m4a", ".mkv", ".model", ".mov", ".mp3", ".mp4", ".npy", ".npz", ".o", ".odt", ".ogg", ".onnx", ".otf", ".pdf",
+    ".pkl", ".png", ".ppt", ".pptx", ".pt", ".pth", ".pyc", ".rar", ".safetensors", ".so", ".tar", ".tgz", ".tif", ".tiff", ".ttf", ".wav",
+    ".webm", ".webp", ".whl", ".woff", ".woff2", ".xls", ".xlsx", ".xz", ".zip",
+))
 _STDLIB_LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__", "lib2to3"}
 
 
