@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from .fields import items, number, text
 from .schema import ModelConfig
@@ -57,8 +58,8 @@ class GenerateConfig:
 class ReportConfig:
     """A run's curves as PNG files and one HTML file."""
 
-    directory: str = text(help="run folder")
-    output: str = text("${directory}/report", help="folder for the report")
+    directory: Any = text(help="run folder, or a list of them to compare")
+    output: str = text("", help="folder for the report; empty: report/ in the (first) run folder")
 
 
 @dataclass(kw_only=True)

@@ -1,6 +1,7 @@
 """Composes a training run: data, layout, model, engine, checkpoint, loop."""
 
 import logging
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ..conf.dump import as_dict
+from ..conf.dump import as_dict, dump_yaml
 from ..conf.schema import Config, Resume
 from ..conf.sources import sources
 from ..data.dataset import TrainingSet, ValidationSet
@@ -86,6 +87,8 @@ def open_run(config: Config, place: Place, *, stop_requested: Callable[[], bool]
     agreed = agreed_config(config)
     progress = resume(config, built, checkpointer, agreed)
     check_room(Path(config.run.directory), _sum_over_ranks(built.state.bytes_written(), place.device))
+    if place.rank == 0:
+        write_config(config)
     watch = _watch(config, place, progress.step) if place.rank == 0 else None
     audit = _audit(config, place, context, progress.step) if config.data.audit else None
     dp_rank = context.data.rank()
@@ -174,6 +177,14 @@ def _build(config: Config, context: ParallelContext, place: Place, plan: BatchPl
         compile_blocks(transformer)
     model = LossModel(transformer, precision=config.train.precision.value)
     return build_engine(model, config, context=context, device=place.device, accumulation_steps=plan.accumulation_steps)
+
+
+def write_config(config: Config) -> None:
+    """Everything that was decided, for whoever reads the run; whole or not at all, and only once the folder is known to be this run's."""
+    path = Path(config.run.directory) / "config.yaml"
+    aside = path.with_name(f".config.yaml.{os.getpid()}")
+    aside.write_text(dump_yaml(config))
+    aside.replace(path)
 
 
 def _watch(config: Config, place: Place, step: int) -> Watch:

@@ -33,7 +33,7 @@ EXAMPLES = {
     "report": (
         "hexareme report directory=runs/quickstart",
         "hexareme report directory=runs/quickstart output=public/quickstart",
-        "hexareme report directory=/mnt/runs/llama_8b",
+        "hexareme report 'directory=[runs/a, runs/b]' output=comparison",
     ),
     "bench": (
         "hexareme bench suite=overhead",

@@ -1,12 +1,10 @@
 """What the forked rank process runs: imports torch, joins the others, trains; told to stop by a signal, it says so to the loop."""
 
 import logging
-import os
 import signal
 from pathlib import Path
 from types import FrameType
 
-from ..conf.dump import dump_yaml
 from ..conf.schema import Config
 from .environment import Environment
 from .rank_process import log_file
@@ -50,8 +48,6 @@ def run_rank(config: Config, environment: Environment) -> str:
     stop.install()
     directory = Path(config.run.directory)
     logging.basicConfig(filename=log_file(directory, environment.rank), level=logging.INFO, format=LOG_FORMAT, force=True)
-    if environment.rank == 0:
-        write_config(config, directory)
 
     from ..core.engine.distributed import as_peer_error, start_distributed, stop_distributed
 
@@ -67,10 +63,3 @@ def run_rank(config: Config, environment: Environment) -> str:
         raise (as_peer_error(error) or error) from error
     finally:
         stop_distributed()
-
-
-def write_config(config: Config, directory: Path) -> None:
-    """Everything that was decided, for whoever reads the run; whole or not at all."""
-    aside = directory / f".config.yaml.{os.getpid()}"
-    aside.write_text(dump_yaml(config))
-    aside.replace(directory / "config.yaml")

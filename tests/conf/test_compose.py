@@ -108,7 +108,7 @@ def test_free_deepspeed_settings_need_no_plus_sign():
 ])
 def test_texts_are_taken_letter_by_letter(text):
     assert compose("generate", [f"prompt={text}"]).prompt == text
-    assert compose("report", [f"directory={text}"]).directory == text
+    assert compose("evaluate", [f"directory={text}"]).directory == text
 
 
 def test_quotes_are_taken_off_and_odd_paths_are_paths():

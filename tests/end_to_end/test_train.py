@@ -123,6 +123,9 @@ def test_report_evaluate_and_generate_go_on_from_the_run(corpus, user):
     code, out, err = user.hexareme("report", "directory=runs/mine")
     assert code == 0, err
     assert (user.folder / "runs/mine/report/report.html").stat().st_size > 10_000
+    code, out, err = user.hexareme("report", "directory=[runs/mine, runs/mine]", "output=both")
+    assert code == 0, err
+    assert (user.folder / "both/report.html").exists()
     code, out, err = user.hexareme("evaluate", "directory=runs/mine", "baseline=bigram", "output=result.json")
     assert code == 0, err
     result = json.loads((user.folder / "result.json").read_text())

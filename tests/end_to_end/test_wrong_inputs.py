@@ -71,9 +71,10 @@ def test_only_rank_0_speaks_and_nothing_heavy_is_imported(user, corpus):
 
 def test_a_checkpoint_folder_of_another_model(user, corpus):
     assert user.run(*train(corpus))[0] == 0
-    before = user.metrics("debug")
+    before, config = user.metrics("debug"), (user.folder / "runs/debug/config.yaml").read_text()
     refused(user, 4, "model.hidden_size was 64 and is 32", command=train(corpus, "model.hidden_size=32"))
     assert user.metrics("debug") == before
+    assert (user.folder / "runs/debug/config.yaml").read_text() == config
     refused(user, 4, "nothing-here", command=["hexareme", "evaluate", "directory=nothing-here"])
 
 
