@@ -1,4 +1,4 @@
-"""Which corpora a config names and whether they fit its model, from `corpus.json` alone: cheap on a login node. Imports no torch."""
+"""Which corpora a config names and whether they fit its model, without reading a token: cheap on a login node. Imports no torch."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +8,7 @@ from ..conf.schema import Config, DataConfig
 from ..conf.sources import sources
 from ..data.description import read_description
 from ..data.errors import DataError
+from ..data.token_file import check_files
 
 PREPARE = "make it with `hexareme prepare input=<text> output=<folder>`, or correct the path"
 
@@ -46,13 +47,15 @@ def corpus_problems(config: Config) -> list[Problem]:
 
 
 def corpus_rules(key: str, path: str, part: str, *, vocab_size: int) -> Iterator[Problem]:
-    """One corpus against the model; a Megatron prefix has no description, its ids are checked when it is opened."""
+    """One corpus: its files are there and whole in size, and its ids fit the model; a Megatron prefix' ids are checked at opening."""
     if not is_folder(key, path):
+        check_files(path, part)
         return
     description = read_description(path)
     found = description.parts.get(part)
     if found is None or found.tokens == 0:
         raise DataError(f"{key}={path} holds no token in its part {part!r}", do="prepare it again from text that is not empty", file=path)
+    check_files(path, part)
     if found.largest_id >= vocab_size:
         entries = description.tokenizer.vocab_size
         yield Problem("model.vocab_size", vocab_size, f"is too small for {path}: its largest id is {found.largest_id}, and its tokenizer "

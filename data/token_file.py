@@ -134,7 +134,7 @@ def largest_id(path: str | os.PathLike[str], part: str = "train") -> int:
     return place.description.largest_id if place.description else verify(place.prefix, None).largest_id
 
 
-def validate_prefix_exists(path: str | os.PathLike[str], part: str = "train") -> None:
+def check_files(path: str | os.PathLike[str], part: str = "train") -> None:
     """Checks in milliseconds that both files are there and have the right sizes; reads no tokens.
 
     Raises:

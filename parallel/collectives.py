@@ -66,17 +66,6 @@ class _Gather(torch.autograd.Function):
         return gradients[0].narrow(-1, ctx.group.rank() * ctx.size, ctx.size).contiguous(), None
 
 
-class _AllReduceSum(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor, group: dist.ProcessGroup) -> Tensor:
-        ctx.group = group
-        return all_reduce(tensor, group)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return all_reduce(gradients[0], ctx.group), None
-
-
 def copy_to_tensor_axis(tensor: Tensor, group: dist.ProcessGroup) -> Tensor:
     """Enter a tensor-parallel region: identity forward, gradients summed backward (`f` in Megatron-LM, Shoeybi et al. 2019, section 3)."""
     return tensor if group.size() == 1 else _Copy.apply(tensor, group)
@@ -90,8 +79,3 @@ def reduce_from_tensor_axis(tensor: Tensor, group: dist.ProcessGroup) -> Tensor:
 def gather_from_tensor_axis(tensor: Tensor, group: dist.ProcessGroup) -> Tensor:
     """Join the last dim's shards on every rank; backward takes this rank's slice (the result is used alike on every rank)."""
     return tensor if group.size() == 1 else _Gather.apply(tensor, group)
-
-
-def all_reduce_sum(tensor: Tensor, group: dist.ProcessGroup) -> Tensor:
-    """Sum forward and backward: for a sum whose further use differs from rank to rank."""
-    return tensor if group.size() == 1 else _AllReduceSum.apply(tensor, group)

@@ -2,12 +2,14 @@
 
 import re
 
+import numpy as np
 import pytest
 from hexareme.conf.compose import compose
 from hexareme.core.combine import DEEPSPEED_FOLLOWS, problems
 from hexareme.core.corpora import corpus_problems, validation_source
-from hexareme.data.description import CorpusDescription, FileDescription, PartDescription, TokenizerDescription, write_description
+from hexareme.data.description import CorpusDescription, TokenizerDescription, write_description
 from hexareme.data.errors import DataError
+from hexareme.data.writer import TokenFileWriter
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -140,10 +142,13 @@ def test_deepspeed_settings_that_contradict_are_refused_by_name(name):
 
 def describe(folder, *, largest, tokens=100, parts=("train", "validation")):
     folder.mkdir()
-    file = FileDescription(size=0, blocks=())
-    part = PartDescription(documents=1, tokens=tokens, dtype="uint16", largest_id=largest, bin=file, idx=file)
+    written = {}
+    for part in parts:
+        with TokenFileWriter(folder / part, np.uint16) as writer:
+            writer.add_document(np.full(tokens, max(largest, 0)))
+            written[part] = writer.finish()
     write_description(folder, CorpusDescription(tokenizer=TokenizerDescription(kind="byte_bpe", vocab_size=900, end_of_document=0),
-                                                parts=dict.fromkeys(parts, part)))
+                                                parts=written))
     return compose("train", [f"data.train={folder}", "experiment=debug"])
 
 
@@ -164,6 +169,18 @@ def test_a_corpus_that_is_missing_or_empty(tmp_path):
         corpus_problems(compose("train", [f"data.train={tmp_path / 'unfinished'}"]))
 
 
+@pytest.mark.parametrize("file", ["train.bin", "train.idx", "validation.bin", "validation.idx"])
+def test_files_that_are_gone_or_cut_are_found_before_a_rank_starts(tmp_path, file):
+    config = describe(tmp_path / "corpus", largest=9)
+    path = tmp_path / "corpus" / file
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DataError, match=path.stem):
+        corpus_problems(config)
+    path.unlink()
+    with pytest.raises(DataError, match=file):
+        corpus_problems(config)
+
+
 def test_where_validation_reads(tmp_path):
     held = describe(tmp_path / "held", largest=9)
     assert validation_source(held.data) == (str(tmp_path / "held"), "validation")
@@ -172,7 +189,5 @@ def test_where_validation_reads(tmp_path):
     assert validation_source(held.data) is None
     held.data.validation = "elsewhere"
     assert validation_source(held.data) == ("elsewhere", "train")
-    for suffix in (".bin", ".idx"):
-        (tmp_path / f"megatron{suffix}").touch()
-    prefix = compose("train", [f"data.train={tmp_path / 'megatron'}"])
+    prefix = compose("train", [f"data.train={tmp_path / 'all' / 'train'}"])
     assert validation_source(prefix.data) is None and corpus_problems(prefix) == []

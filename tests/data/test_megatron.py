@@ -12,7 +12,7 @@ import torch
 from hexareme.data import index_file, writer
 from hexareme.data.dataset import TrainingSet
 from hexareme.data.errors import DataError
-from hexareme.data.token_file import TokenFile, open_corpus, validate_prefix_exists
+from hexareme.data.token_file import TokenFile, check_files, open_corpus
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from megatron.core.datasets.indexed_dataset import IndexedDataset, IndexedDatasetBuilder
@@ -172,7 +172,7 @@ def test_500_mutations(tmp_path):
                 content[at:at] = rng.bytes(int(rng.integers(1, 20)))
         (tmp_path / "train.idx").write_bytes(content)
         try:
-            validate_prefix_exists(tmp_path / "train")
+            check_files(tmp_path / "train")
             file = open_corpus(tmp_path / "train")
         except DataError:
             refused += 1

@@ -13,7 +13,7 @@ import xxhash
 from hexareme.data import description as description_module
 from hexareme.data.description import BLOCK_BYTES, BlockHasher, read_description, write_description
 from hexareme.data.errors import DataError
-from hexareme.data.token_file import TokenFile, largest_id, open_corpus, validate_prefix_exists
+from hexareme.data.token_file import TokenFile, check_files, largest_id, open_corpus
 from hexareme.data.writer import TokenFileWriter, token_dtype
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -172,7 +172,7 @@ def test_a_description_that_is_no_description(tmp_path, content):
 def test_missing_things_are_named(tmp_path):
     write_corpus(tmp_path / "corpus", [[1, 2], [3]])
     (tmp_path / "empty").mkdir()
-    for check in (open_corpus, validate_prefix_exists, largest_id):
+    for check in (open_corpus, check_files, largest_id):
         with pytest.raises(DataError, match=r"nowhere\.(bin|idx) does not exist"):
             check(tmp_path / "nowhere")
         with pytest.raises(DataError, match=r"no finished corpus"):
@@ -184,7 +184,7 @@ def test_missing_things_are_named(tmp_path):
         check(tmp_path / "corpus")
         check(tmp_path / "corpus" / "train")
     (tmp_path / "corpus" / "train.bin").unlink()
-    for check in (open_corpus, validate_prefix_exists):
+    for check in (open_corpus, check_files):
         with pytest.raises(DataError, match=r"train\.bin does not exist") as caught:
             check(tmp_path / "corpus")
         assert caught.value.file == str(tmp_path / "corpus" / "train.bin")
@@ -197,7 +197,7 @@ def test_a_bin_of_another_size(tmp_path, described, size):
     content = (tmp_path / "train.bin").read_bytes()
     (tmp_path / "train.bin").write_bytes((content * 10)[:size])
     path = tmp_path if described else tmp_path / "train"
-    for check in (open_corpus, validate_prefix_exists, *(() if described else (largest_id,))):
+    for check in (open_corpus, check_files, *(() if described else (largest_id,))):
         with pytest.raises(DataError, match=rf"train\.bin has {size} bytes, (shorter|longer)"):
             check(path)
 

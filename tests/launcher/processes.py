@@ -8,7 +8,9 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hexareme.data.writer import TokenFileWriter
 from hexareme.launcher.processes import descendants
 
 PROGRAM = Path(__file__).with_name("program.py")
@@ -26,8 +28,9 @@ class Run:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.directory = folder, folder / "run"
-        for suffix in (".bin", ".idx"):
-            (folder / f"corpus{suffix}").touch()
+        with TokenFileWriter(folder / "corpus", np.uint16) as writer:
+            writer.add_document(np.arange(100))
+            writer.finish()
         self.overrides = [f"data.train={folder / 'corpus'}", f"run.directory={self.directory}", "experiment=debug"]
         self.started: list[subprocess.Popen[str]] = []
 
