@@ -38,6 +38,22 @@ class PipelineSchedule(StrEnum):
     dualpipev = "dualpipev"
 
 
+class ContextAttention(StrEnum):
+    ring = "ring"
+    ulysses = "ulysses"
+
+
+class RouterScore(StrEnum):
+    softmax = "softmax"
+    sigmoid = "sigmoid"
+
+
+class RouterBalance(StrEnum):
+    none = "none"
+    loss = "loss"
+    bias = "bias"
+
+
 class Positions(StrEnum):
     learned = "learned"
     rope = "rope"
@@ -146,6 +162,21 @@ class ModelConfig:
     tie_embeddings: bool = text(True, help="the head shares the token embedding")
     dropout: float = number(0.0, least=0, below=1, help="on embedding and residual outputs")
     attention_dropout: float = number(0.0, least=0, below=1, help="on attention weights; above 0 selects an explicit attention")
+    num_experts: int = number(0, least=0, help="experts of a mixture-of-experts block; 0: every block has one dense MLP")
+    experts_per_token: int = number(2, least=1, help="experts that each token is sent to (top-k)")
+    num_shared_experts: int = number(0, least=0, help="experts beside these that every token passes")
+    expert_ffn_hidden_size: int = number(0, least=0, help="width inside one expert; 0: ffn_hidden_size")
+    dense_layers: int = number(0, least=0, help="first blocks that keep a dense MLP in a model with experts")
+    expert_interval: int = number(1, least=1, help="after those, every so many blocks one has experts")
+    expert_capacity_factor: float = number(0.0, least=0, help="an expert takes at most factor x sequence x k / experts tokens of each "
+                                           "sequence; 0: all (dropless)")
+    router_score: RouterScore = text(RouterScore.softmax, help="from router logits to scores")
+    router_normalize: bool = text(True, help="the scores of a token's chosen experts are scaled to add up to 1")
+    router_balance: RouterBalance = text(RouterBalance.loss, help="how load is balanced: a loss for each sequence, a bias that follows "
+                                         "the load of the global batch (no loss), or none")
+    router_balance_coefficient: float = number(0.01, least=0, help="weight of the balance loss")
+    router_bias_rate: float = number(0.001, least=0, help="step of the balance bias")
+    router_z_coefficient: float = number(0.0, least=0, help="weight of the z-loss, which keeps router logits small")
     initializer_std: float = number(0.02, above=0, help="standard deviation of initial weights; residual outputs: / sqrt(2 num_layers)")
 
 
@@ -157,9 +188,12 @@ class ParallelConfig:
     ep: int = number(1, least=1, help="degree of expert parallelism")
     zero: int = number(1, least=0, most=3, help="ZeRO stage of the data axis")
     offload: Offload = text(Offload.none, help="what lives in host memory")
-    sequence_parallel: bool = text(False, help="norms and dropout on sequence shards of the tensor axis")
+    context_attention: ContextAttention = text(ContextAttention.ring, help="how attention sees the parts of a sequence")
+    sequence_parallel: bool = text(True, help="norms and dropout on sequence shards of the tensor axis; without effect at tp=1")
     schedule: PipelineSchedule = text(PipelineSchedule.one_f_one_b, help="pipeline schedule")
-    virtual_stages: int = number(1, least=1, help="stages a pipeline rank holds (interleaved schedules)")
+    virtual_stages: int = number(1, least=1, help="stages that a pipeline rank holds: above 1 for the interleaved schedules, 2 for zbv "
+                                 "and dualpipev")
+    stage_layers: list[int] = items(help="blocks of each stage, first to last; empty: balanced by cost")
     deepspeed: dict[str, Any] = items({}, help="raw DeepSpeed settings laid over ours; refused where they contradict the config")
 
 

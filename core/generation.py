@@ -53,7 +53,7 @@ def _decode(model: Transformer, prompts: Sequence[Sequence[int]], max_new_tokens
     was_training = model.training
     model.eval()
     try:
-        batch = _prompt_input(prompts, model.embedding.tokens.weight.device)
+        batch = _prompt_input(prompts, next(model.parameters()).device)
         cache = KeyValueCache(batch.tokens_BS.shape[1] + max_new_tokens)
         ended = [False] * len(prompts)
         for draw in range(max_new_tokens):
@@ -72,7 +72,7 @@ def _decode(model: Transformer, prompts: Sequence[Sequence[int]], max_new_tokens
 def _next_logits(model: Transformer, batch: ModelInput, cache: KeyValueCache) -> Tensor:
     """Logits that follow the last token of each row, [R, V] fp32 on the CPU, without padding columns, alike on every rank."""
     last_R1v = model(batch, cache)[:, -1:]
-    return gather_from_tensor_axis(last_R1v, model.group)[:, 0, :model.config.vocab_size].float().cpu()
+    return gather_from_tensor_axis(last_R1v, model.groups.tensor)[:, 0, :model.config.vocab_size].float().cpu()
 
 
 def _prompt_input(prompts: Sequence[Sequence[int]], device: torch.device) -> ModelInput:

@@ -11,7 +11,9 @@ import torch
 import torch.distributed as dist
 
 from ..conf.schema import ModelConfig
-from ..parallel.partition_module import parameter_shards
+from ..parallel.context import LayerGroups
+from ..parallel.partition import ShardSpec
+from ..parallel.partition_module import placed_buffers, placed_parameters
 from .checkpoint.checkpointer import Checkpointer
 from .checkpoint.fragment import Fragment
 from .checkpoint.reader import Checkpoint
@@ -56,32 +58,34 @@ def find_checkpoint(path: Path) -> Checkpoint:
 
 
 @contextmanager
-def alone() -> Iterator[dist.ProcessGroup]:
+def alone() -> Iterator[LayerGroups]:
     """A process group of this one process, without a port."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
         assert dist.group.WORLD is not None
-        yield dist.group.WORLD
+        yield LayerGroups.of_tensor_axis(dist.group.WORLD)
     finally:
         dist.destroy_process_group()
 
 
-def load_trained(path: Path, *, group: dist.ProcessGroup) -> Trained:
+def load_trained(path: Path, *, groups: LayerGroups) -> Trained:
     """The model of a checkpoint, on the GPU where there is one.
 
     Args:
         path: a checkpoint folder or a run folder.
-        group: the tensor axis.
+        groups: the axes.
 
     Raises:
         CheckpointError: missing or damaged.
     """
     checkpoint = find_checkpoint(path)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    transformer = build_model(model_config(checkpoint), seed=0, group=group, device=device)
-    shards = parameter_shards(transformer)
-    checkpoint.load([Fragment(name, "parameter", shards[name], 0, parameter.data.view(-1), write=False)
-                     for name, parameter in transformer.named_parameters()])
+    transformer = build_model(model_config(checkpoint), seed=0, groups=groups, device=device)
+    state = [Fragment(each.name, "parameter", each.shard, 0, each.parameter.data.view(-1), write=False)
+             for each in placed_parameters(transformer)]
+    state += [Fragment(name, "buffer", ShardSpec.whole(buffer.shape), 0, buffer.view(-1), write=False)
+              for name, buffer in placed_buffers(transformer).items()]
+    checkpoint.load(state)
     return Trained(LossModel(transformer).eval(), checkpoint, device)
 
 

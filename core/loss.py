@@ -35,4 +35,4 @@ class LossModel(nn.Module):
         with autocast(self.precision, targets_BS.device.type):
             logits_BSv = self.transformer(batch)
         return vocab_parallel_cross_entropy(logits_BSv, targets_BS, vocab_size=self.transformer.config.vocab_size,
-                                            group=self.transformer.group)
+                                            group=self.transformer.groups.tensor)

@@ -90,8 +90,8 @@ def open_run(config: Config, place: Place, *, stop_requested: Callable[[], bool]
     if place.rank == 0:
         write_config(config)
     watch = _watch(config, place, progress.step) if place.rank == 0 else None
-    audit = _audit(config, place, context, progress.step) if config.data.audit else None
-    dp_rank = context.data.rank()
+    audit = _audit(config, place.rank, context, progress.step) if config.data.audit else None
+    dp_rank = context.coordinate.dp
     first = progress.samples_seen - progress.step * config.batch.global_size  # 0 unless the batch size was changed on the way
     loader = Loader(training, local_samples=lambda step: [first + i for i in plan.samples(step, dp_rank)], workers=config.data.workers)
     return Trainer(config=config, built=built, context=context, plan=plan, loader=loader, validation=validation,
@@ -156,7 +156,7 @@ def resume(config: Config, built: Built, checkpointer: Checkpointer, agreed: dic
 def initialize_from(path: Path, built: Built) -> None:
     """Takes only the weights from a checkpoint folder, or from the newest checkpoint of a run folder."""
     checkpoint = find_checkpoint(path)
-    report = checkpoint.load(built.state.fragments(), kinds={"parameter"}, names=built.state.names)
+    report = checkpoint.load(built.state.fragments(), kinds={"parameter", "buffer"}, names=built.state.names)
     built.state.after_load()
     log.info("initialized from %s: %s", checkpoint.folder, report.summary())
 
@@ -165,14 +165,15 @@ def moments(checkpoint: Checkpoint) -> dict[str, list[str]]:
     """Parameter name -> kinds of its saved optimizer moments."""
     found: dict[str, list[str]] = {}
     for name, kind in checkpoint.tensors:
-        if kind != "parameter":
+        if kind not in ("parameter", "buffer"):
             found.setdefault(name, []).append(kind)
     return found
 
 
 def _build(config: Config, context: ParallelContext, place: Place, plan: BatchPlan) -> Built:
-    transformer = build_model(config.model, seed=config.train.seed, group=context.tensor, device=place.device,
-                              recompute=config.train.recompute.value)
+    transformer = build_model(config.model, seed=config.train.seed, device=place.device, recompute=config.train.recompute.value,
+                              groups=context.layer_groups(sequence_parallel=config.parallel.sequence_parallel,
+                                                          context_attention=config.parallel.context_attention.value))
     if config.train.compile:
         compile_blocks(transformer)
     model = LossModel(transformer, precision=config.train.precision.value)
@@ -201,14 +202,15 @@ def _watch(config: Config, place: Place, step: int) -> Watch:
                  peak_flops=None if peak is None else peak * place.world_size)
 
 
-def _audit(config: Config, place: Place, context: ParallelContext, step: int) -> SampleLog | None:
+def _audit(config: Config, rank: int, context: ParallelContext, step: int) -> SampleLog | None:
     """Rank 0 cuts what a resume redoes before any rank appends."""
     path = Path(config.run.directory) / "samples.jsonl"
-    if place.rank == 0:
+    if rank == 0:
         with SampleLog(path) as log:
             log.cut_after(step)
     dist.barrier()
-    return SampleLog(path) if context.tensor.rank() == 0 else None
+    place = context.coordinate  # every rank of a data rank's model reads the same samples
+    return SampleLog(path) if (place.pp, place.cp, place.tp) == (0, 0, 0) else None
 
 
 def _tracking(config: Config, place: Place) -> AbstractContextManager[object]:

@@ -8,6 +8,31 @@ from .topology import Coordinate, Topology
 
 
 @dataclass(frozen=True)
+class LayerGroups:
+    """What a layer must know of the layout: the groups over which it is cut, and how.
+
+    Args:
+        tensor: the tensor axis: heads, features and vocabulary are cut over it.
+        context: the context axis: the sequence is cut over it.
+        expert: the expert axis: experts are cut over it.
+        sequence_parallel: norms, dropout and residuals live on shards of the sequence, cut over `tensor`.
+        context_attention: ring or ulysses: how attention sees the whole sequence.
+    """
+
+    tensor: dist.ProcessGroup
+    context: dist.ProcessGroup
+    expert: dist.ProcessGroup
+    sequence_parallel: bool = False
+    context_attention: str = "ring"
+
+    @classmethod
+    def of_tensor_axis(cls, tensor: dist.ProcessGroup) -> "LayerGroups":
+        """Only the tensor axis, the others of one rank. Collective over `tensor` (its members make their group of one)."""
+        alone = tensor if tensor.size() == 1 else dist.new_group([dist.get_rank()], use_local_synchronization=True)
+        return cls(tensor=tensor, context=alone, expert=alone)
+
+
+@dataclass(frozen=True)
 class ParallelContext:
     """This rank's place in the topology and the group it shares with its neighbours along each axis.
 
@@ -16,8 +41,13 @@ class ParallelContext:
         rank: this process's number.
         coordinate: its place on each axis.
         tensor: ranks that hold the shards of one layer (tp).
+        context: ranks that hold the parts of one sequence (cp).
+        pipeline: ranks that hold the stages of one model (pp), in order.
+        pipeline_ends: the first and the last of them, for a tied embedding; None on the ranks between.
         data: ranks that hold equal dense parameters, and reduce their gradients together (dp x cp).
-        model: ranks that together hold the model once (pp x tp): the gradient norm is a sum over these.
+        expert: ranks that together hold the experts of a layer once (ep).
+        expert_data: ranks that hold equal experts, and reduce their gradients together (dp x cp / ep).
+        model: ranks that together hold the dense model once (pp x tp).
         world: every rank.
     """
 
@@ -25,9 +55,18 @@ class ParallelContext:
     rank: int
     coordinate: Coordinate
     tensor: dist.ProcessGroup
+    context: dist.ProcessGroup
+    pipeline: dist.ProcessGroup
+    pipeline_ends: dist.ProcessGroup | None
     data: dist.ProcessGroup
+    expert: dist.ProcessGroup
+    expert_data: dist.ProcessGroup
     model: dist.ProcessGroup
     world: dist.ProcessGroup
+
+    def layer_groups(self, *, sequence_parallel: bool = False, context_attention: str = "ring") -> LayerGroups:
+        """What the layers of a model must know."""
+        return LayerGroups(self.tensor, self.context, self.expert, sequence_parallel and self.tensor.size() > 1, context_attention)
 
     @classmethod
     def create(cls, topology: Topology, rank: int) -> "ParallelContext":
@@ -41,25 +80,35 @@ class ParallelContext:
         if dist.get_rank() != rank:
             raise ValueError(f"rank={rank} is not this process's rank, which is {dist.get_rank()}")
         made: dict[tuple[int, ...], dist.ProcessGroup] = {}
-        tensor, data, model = (_own_group(topology.ranks_along(*axes), rank, made) for axes in (("tp",), ("dp", "cp"), ("pp", "tp")))
+        own = {axes: _own_group(topology.ranks_along(*axes), rank, made)
+               for axes in (("tp",), ("cp",), ("pp",), ("dp", "cp"), ("ep",), ("expert_dp",), ("pp", "tp"))}
+        _make(topology.pipeline_ends(), rank, made)
+        ends = next((made[tuple(pair)] for pair in topology.pipeline_ends() if rank in pair and len(set(pair)) > 1), None)
         assert dist.group.WORLD is not None
-        return cls(topology, rank, topology.coordinate(rank), tensor, data, model, dist.group.WORLD)
+        return cls(topology, rank, topology.coordinate(rank), tensor=own["tp",], context=own["cp",], pipeline=own["pp",],
+                   pipeline_ends=ends, data=own["dp", "cp"], expert=own["ep",], expert_data=own["expert_dp",], model=own["pp", "tp"],
+                   world=dist.group.WORLD)
 
 
 def _own_group(groups: list[list[int]], rank: int, made: dict[tuple[int, ...], dist.ProcessGroup]) -> dist.ProcessGroup:
-    """Make all `groups` and return the one with `rank` in it.
+    """Make all `groups` and return the one with `rank` in it."""
+    _make(groups, rank, made)
+    return next(made[tuple(ranks)] for ranks in groups if rank in ranks)
+
+
+def _make(groups: list[list[int]], rank: int, made: dict[tuple[int, ...], dist.ProcessGroup]) -> None:
+    """Make those of `groups` that are not made yet, on all ranks in the same order.
 
     Equal rank lists share one communicator (a GPU one costs memory): the whole world is the default group, `made` remembers the others.
     """
     for ranks in groups:
-        key = tuple(ranks)
+        key = tuple(sorted(set(ranks)))
         if key in made:
             continue
         if len(ranks) == dist.get_world_size():
             assert dist.group.WORLD is not None
             made[key] = dist.group.WORLD
-        elif len(ranks) > 1:
-            made[key] = dist.new_group(ranks)
-        elif ranks[0] == rank:  # only its member makes a group of one: thousands of them would each cost all ranks a round
-            made[key] = dist.new_group(ranks, use_local_synchronization=True)
-    return next(made[tuple(ranks)] for ranks in groups if rank in ranks)
+        elif len(key) > 1:
+            made[key] = dist.new_group(list(key))
+        elif key[0] == rank:  # only its member makes a group of one: thousands of them would each cost all ranks a round
+            made[key] = dist.new_group(list(key), use_local_synchronization=True)

@@ -55,6 +55,8 @@ class VocabParallelHead(nn.Module):
         self.group = group
         spec = shard_padded((vocab_size, hidden_size), dim=0, degree=group.size(), index=group.rank())
         self.shards = {"weight": spec}
+        self.aliases: dict[str, str] = {}
+        self.copies: set[str] = set()
         self.weight = nn.Parameter(torch.zeros(spec.local_shape)) if tied_to is None else tied_to.weight
 
     def forward(self, x_BSH: Tensor) -> Tensor:

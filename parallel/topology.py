@@ -95,22 +95,29 @@ class Topology:
         """The groups of ranks that differ only along the given axes.
 
         Args:
-            axes: names out of pp, dp, cp, tp; several span a plane (`"pp", "tp"` is the model). `"ep"`, alone, gives the expert view.
+            axes: names out of pp, dp, cp, tp; several span a plane (`"pp", "tp"` is the model). `"ep"`, alone, gives the ranks that
+                hold the experts once; `"expert_dp"`, alone, those that hold equal experts.
 
         Returns:
             Every group, each ascending, ordered by its first rank; together they hold each rank once.
         """
         if axes == ("ep",):
-            return [group[i:i + self.ep] for group in self.ranks_along("dp", "cp") for i in range(0, len(group), self.ep)]
+            return sorted(group[i:i + self.ep] for group in self.ranks_along("dp", "cp") for i in range(0, len(group), self.ep))
+        if axes == ("expert_dp",):
+            return sorted(group[i::self.ep] for group in self.ranks_along("dp", "cp") for i in range(self.ep))
         unknown = set(axes) - set(AXES)
         if unknown or not axes:
-            raise ValueError(f"unknown axes {sorted(unknown)}; choose from {AXES}, or 'ep' alone")
+            raise ValueError(f"unknown axes {sorted(unknown)}; choose from {AXES}, or 'ep' or 'expert_dp' alone")
         groups: dict[tuple[int, ...], list[int]] = {}
         for rank in range(self.world_size):
             coordinate = self.coordinate(rank)
             fixed = tuple(getattr(coordinate, axis) for axis in AXES if axis not in axes)
             groups.setdefault(fixed, []).append(rank)
         return sorted(groups.values())
+
+    def pipeline_ends(self) -> list[list[int]]:
+        """The pairs of ranks on the first and the last place of one pipeline: who share a tied embedding."""
+        return [[ranks[0], ranks[-1]] for ranks in self.ranks_along("pp")]
 
     @property
     def _degrees(self) -> tuple[int, ...]:

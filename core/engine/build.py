@@ -7,15 +7,18 @@ from dataclasses import dataclass
 import deepspeed
 import deepspeed.ops
 import torch
+import torch.distributed as dist
 from deepspeed.utils import logger as deepspeed_logger
 
 from ...conf.schema import Config, Offload, Precision
 from ...parallel.context import ParallelContext
-from ...parallel.partition_module import parameter_shards
+from ...parallel.partition_module import Placed, placed_buffers, placed_parameters
 from ..loss import LossModel
 from ..schedule import schedule_factor
 from .axes import ModelParallelUnit
 from .engine import Engine
+from .experts import announce_experts
+from .norm import mark_for_deepspeed, replace_norm
 from .optimizer import build_optimizer, parameter_groups
 from .settings import deepspeed_settings
 from .state import EngineState
@@ -49,21 +52,28 @@ def build_engine(model: LossModel, config: Config, *, context: ParallelContext, 
         device: of this rank.
         accumulation_steps: forward passes of one step on one rank.
     """
-    shards = parameter_shards(model.transformer)
-    names = {id(p): name for name, p in model.transformer.named_parameters()}
-    for name, parameter in model.transformer.named_parameters():
-        cut = not shards[name].replicated
-        # DeepSpeed counts a tensor-parallel parameter's norm on every rank only if it carries both marks (BASE.md).
-        for mark in ("model_parallel", "tensor_model_parallel"):
-            setattr(parameter, mark, cut)
-    groups = parameter_groups(model.transformer, shards, config.optimizer)
+    placed = placed_parameters(model.transformer)
+    mark_for_deepspeed(placed, context)
+    announce_experts(model, placed, context)
+    groups = parameter_groups(placed, config.optimizer)
     optimizer = build_optimizer(groups, config.optimizer, device=device, offloaded=config.parallel.offload is not Offload.none)
     settings = deepspeed_settings(config.train, config.parallel, micro_size=config.batch.micro_size,
                                   accumulation_steps=accumulation_steps, dp=context.data.size(), pin_memory=device.type == "cuda")
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings, mpu=ModelParallelUnit(context),
                                       dist_init_required=False)
+    if config.parallel.zero in (1, 2) and config.parallel.offload is Offload.none:
+        replace_norm(engine.optimizer, placed, context)
     factor = schedule_factor(config.schedule, total_steps=config.train.steps)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-    wrapped = Engine(engine, schedule, context=context, clipping=config.train.gradient_clipping,
+    wrapped = Engine(engine, schedule, context=context, placed=placed, clipping=config.train.gradient_clipping,
                      skips_overflow=config.train.precision is Precision.fp16)
-    return Built(wrapped, EngineState(engine, names=names, shards=shards, context=context))
+    state = EngineState(engine, placed=placed, buffers=placed_buffers(model.transformer), names=_all_names(placed, context),
+                        context=context)
+    return Built(wrapped, state)
+
+
+def _all_names(placed: list[Placed], context: ParallelContext) -> list[str]:
+    """The parameters of the whole model, of which this rank may hold only a stage."""
+    stages: list[list[str]] = [[] for _ in range(context.pipeline.size())]
+    dist.all_gather_object(stages, [each.name for each in placed], group=context.pipeline)
+    return sorted({name for stage in stages for name in stage})

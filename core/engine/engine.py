@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import deepspeed
 import torch
 import torch.distributed as dist
-from deepspeed.runtime.utils import clip_grad_norm_
 from torch import Tensor, nn
 
 from ...parallel.context import ParallelContext
+from ...parallel.partition_module import Placed
 from ..errors import NonFiniteError
 from ..inputs import MicroBatch
+from .norm import clip
 
 LOWER_THE_RATE = "look at the batch, or go on from the last checkpoint with a lower optimizer.learning_rate"
 
@@ -35,15 +36,17 @@ class Engine:
         engine: from `deepspeed.initialize`.
         schedule: torch's scheduler over the base optimizer.
         context: the process groups.
+        placed: every parameter of this rank.
         clipping: largest gradient norm, 0 for none; only stage 0 clips here.
         skips_overflow: whether a non-finite gradient is part of the method (fp16's dynamic loss scale).
     """
 
     def __init__(self, engine: deepspeed.DeepSpeedEngine, schedule: torch.optim.lr_scheduler.LambdaLR, *,
-                 context: ParallelContext, clipping: float, skips_overflow: bool) -> None:
+                 context: ParallelContext, placed: Sequence[Placed], clipping: float, skips_overflow: bool) -> None:
         self.deepspeed = engine
         self._schedule = schedule
         self._context = context
+        self._placed = placed
         self._clipping = clipping
         self._skips_overflow = skips_overflow
 
@@ -101,7 +104,7 @@ class Engine:
         norm = None
         if not self.deepspeed.zero_optimization():
             bound = self._clipping if self._clipping > 0 else math.inf
-            norm = float(clip_grad_norm_(self.module.parameters(), bound, mpu=self.deepspeed.mpu))
+            norm = clip(self._placed, self._context, bound)
             self._require_finite(norm)
         self.deepspeed.step()
         if norm is None:

@@ -1,21 +1,23 @@
 """Optimizers over groups of parameters: matrices decay, norms and biases do not."""
 
 import shutil
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
 from ...conf.errors import ConfigError, Problem
 from ...conf.schema import OptimizerConfig, OptimizerName
-from ...parallel.partition import ShardSpec
+from ...parallel.partition_module import Placed
+
+EXPERTS = "experts"  # the name by which DeepSpeed knows the group of the experts' replicas
 
 
-def parameter_groups(module: nn.Module, shards: dict[str, ShardSpec], optimizer: OptimizerConfig) -> list[dict]:
+def parameter_groups(placed: Sequence[Placed], optimizer: OptimizerConfig) -> list[dict]:
     """Groups for the optimizer: tensors of two or more dims decay, the others do not; muon takes the blocks' matrices.
 
     Args:
-        module: the model, before or after ZeRO-3 flattened its parameters.
-        shards: full parameter name -> its true shape.
+        placed: every parameter of this rank.
         optimizer: the section of the config.
 
     Returns:
@@ -24,16 +26,19 @@ def parameter_groups(module: nn.Module, shards: dict[str, ShardSpec], optimizer:
     matrices: list[nn.Parameter] = []
     vectors: list[nn.Parameter] = []
     hidden: list[nn.Parameter] = []
-    for name, parameter in module.named_parameters():
-        is_matrix = len(shards[name].shape) >= 2
-        is_hidden = is_matrix and ".blocks." in f".{name}" and optimizer.name is OptimizerName.muon
+    experts: list[nn.Parameter] = []
+    for each in placed:
+        parameter, is_matrix = each.parameter, len(each.shard.shape) >= 2
+        is_hidden = is_matrix and each.name.startswith("blocks.") and optimizer.name is OptimizerName.muon
         parameter.use_muon = is_hidden  # type: ignore[attr-defined]  # DeepSpeed asks every parameter
-        (hidden if is_hidden else matrices if is_matrix else vectors).append(parameter)
+        (experts if each.expert else hidden if is_hidden else matrices if is_matrix else vectors).append(parameter)
     auxiliary = optimizer.auxiliary_learning_rate if optimizer.name is OptimizerName.muon else optimizer.learning_rate
     groups = [
         {"params": hidden, "weight_decay": optimizer.weight_decay, "lr": optimizer.learning_rate, "use_muon": True},
         {"params": matrices, "weight_decay": optimizer.weight_decay, "lr": auxiliary, "use_muon": False},
         {"params": vectors, "weight_decay": 0.0, "lr": auxiliary, "use_muon": False},
+        # all of them matrices; "moe" and "name" are what DeepSpeed asks for
+        {"params": experts, "weight_decay": optimizer.weight_decay, "lr": auxiliary, "use_muon": False, "moe": True, "name": EXPERTS},
     ]
     return [group for group in groups if group["params"]]
 

@@ -13,7 +13,7 @@ import torch
 from ...conf.schema import Config
 from ...data.loader import Loader
 from ...data.writer import TokenFileWriter, token_dtype
-from ...parallel.partition_module import parameter_shards
+from ...parallel.partition_module import placed_parameters
 from ..inputs import MicroBatch, micro_batch
 from ..loss import LossModel
 from ..model.build import build_model
@@ -88,8 +88,8 @@ class Bare:
         self._config, self._device = config, trainer.device
         training, _ = open_data(config)
         self.loader = Loader(training, local_samples=lambda step: trainer.plan.samples(step, 0), workers=config.data.workers)
-        transformer = build_model(config.model, seed=0, group=trainer.context.tensor, device=trainer.device)
-        groups = parameter_groups(transformer, parameter_shards(transformer), config.optimizer)
+        transformer = build_model(config.model, seed=0, groups=trainer.context.layer_groups(), device=trainer.device)
+        groups = parameter_groups(placed_parameters(transformer), config.optimizer)
         self.model = LossModel(transformer, precision=config.train.precision.value)
         self.optimizer = build_optimizer(groups, config.optimizer, device=trainer.device, offloaded=False)
         self._number = 0

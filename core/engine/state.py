@@ -1,6 +1,6 @@
 """The training state as fragments: for each ZeRO stage, which elements of which tensor lie where on this rank."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,10 +10,13 @@ from torch import Tensor, nn
 
 from ...parallel.context import ParallelContext
 from ...parallel.partition import ShardSpec
+from ...parallel.partition_module import Placed
 from ..checkpoint.fragment import Fragment
+from .norm import counted
 
 SCALER = frozenset({"cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis"})  # of DeepSpeed's DynamicLossScaler
-Owned = tuple[str, int, Tensor, Tensor]  # name, start in the flattened local tensor, flat master elements, key of the optimizer's state
+# parameter, start in the flattened local tensor, flat master elements, key of the optimizer's state
+Owned = tuple[Placed, int, Tensor, Tensor]
 
 
 class EngineState:
@@ -21,40 +24,40 @@ class EngineState:
 
     Args:
         engine: from `deepspeed.initialize`.
-        names: id of each parameter -> its full name.
-        shards: full name -> where the local tensor lies in the global one.
+        placed: every parameter of this rank.
+        buffers: persistent buffers by full name, alike on every rank that holds them.
+        names: of all parameters of the whole model.
         context: the process groups.
     """
 
-    def __init__(self, engine: deepspeed.DeepSpeedEngine, *, names: dict[int, str], shards: dict[str, ShardSpec],
+    def __init__(self, engine: deepspeed.DeepSpeedEngine, *, placed: Sequence[Placed], buffers: Mapping[str, Tensor], names: list[str],
                  context: ParallelContext) -> None:
         self._engine = engine
-        self._names = names
-        self._shards = shards
+        self.names = names
+        self._placed = {id(each.parameter): each for each in placed}
+        self._buffers = buffers
         self._context = context
         self._stage = int(engine.zero_optimization_stage())
         self._base = engine.optimizer.optimizer if self._stage else engine.optimizer
 
-    @property
-    def names(self) -> list[str]:
-        """Of all parameters of the model."""
-        return list(self._shards)
-
     def bytes_written(self) -> int:
         """What this rank will write into a checkpoint, about: each parameter and two moments in fp32."""
-        return sum(3 * 4 * master.numel() for name, _, master, _ in self._owned() if self._writes(name))
+        return sum(3 * 4 * master.numel() for placed, _, master, _ in self._owned() if self._writes(placed))
 
     def fragments(self) -> list[Fragment]:
         """This rank's part of every parameter and optimizer moment, as flat views of live storage."""
         found = []
-        for name, start, master, key in self._owned():
-            write = self._writes(name)
+        for placed, start, master, key in self._owned():
+            name, write = placed.name, self._writes(placed)
             offset = master.storage_offset() - key.storage_offset()
-            found.append(Fragment(name, "parameter", self._shards[name], start, master, write))
+            found.append(Fragment(name, "parameter", placed.shard, start, master, write))
             for kind, value in self._base.state.get(key, {}).items():
                 if torch.is_tensor(value) and value.numel() == key.numel() and kind != "step":
                     moment = value.view(-1).narrow(0, offset, master.numel())
-                    found.append(Fragment(name, kind, self._shards[name], start, moment, write))
+                    found.append(Fragment(name, kind, placed.shard, start, moment, write))
+        first = self._context.tensor.rank() == 0 and self._context.data.rank() == 0
+        found += [Fragment(name, "buffer", ShardSpec.whole(buffer.shape), 0, buffer.view(-1), first)
+                  for name, buffer in self._buffers.items()]
         return found
 
     def materialize(self, kinds: Mapping[str, Collection[str]]) -> None:
@@ -63,9 +66,9 @@ class EngineState:
         Args:
             kinds: parameter name -> kinds of its saved moments.
         """
-        for name, _, _, key in self._owned():
+        for placed, _, _, key in self._owned():
             state = self._base.state[key]
-            for kind in kinds.get(name, ()):
+            for kind in kinds.get(placed.name, ()):
                 state.setdefault(kind, torch.zeros_like(key, memory_format=torch.preserve_format))
             if "exp_avg_sq" in state:
                 state["step"] = self._update_count(0, key)
@@ -107,10 +110,10 @@ class EngineState:
         device = key.device if self._base.defaults.get("fused") else torch.device("cpu")
         return torch.tensor(float(updates), dtype=torch.float32, device=device)
 
-    def _writes(self, name: str) -> bool:
+    def _writes(self, placed: Placed) -> bool:
         """One writer for each element: copies along the tensor axis leave it to its first rank, stage 0 to the first of the data axis."""
-        first_of_tensor = not self._shards[name].replicated or self._context.tensor.rank() == 0
-        return first_of_tensor and (self._stage > 0 or self._context.data.rank() == 0)
+        replicas = self._context.expert_data if placed.expert else self._context.data
+        return counted(placed, self._context) and (self._stage > 0 or replicas.rank() == 0)
 
     def _owned(self) -> Iterator[Owned]:
         if self._stage == 0:
@@ -118,14 +121,14 @@ class EngineState:
         elif self._stage in (1, 2):
             yield from self._owned_of_stage_1_and_2()
         else:
-            for name, start, master, parameter in self._owned_of_stage_3():
+            for placed, start, master, parameter in self._owned_of_stage_3():
                 group, _, _ = self._position(parameter)
-                yield name, start, master, self._engine.optimizer.fp32_partitioned_groups_flat[group]
+                yield placed, start, master, self._engine.optimizer.fp32_partitioned_groups_flat[group]
 
     def _owned_of_stage_0(self) -> Iterator[Owned]:
         for group in self._base.param_groups:
             for parameter in group["params"]:
-                yield self._names[id(parameter)], 0, parameter.data.view(-1), parameter
+                yield self._placed[id(parameter)], 0, parameter.data.view(-1), parameter
 
     def _owned_of_stage_1_and_2(self) -> Iterator[Owned]:
         optimizer = self._engine.optimizer
@@ -136,10 +139,10 @@ class EngineState:
                 if mapping is None:  # lies wholly in other ranks' partitions
                     continue
                 here = mapping.hp_fragment_address
-                yield (self._names[id(parameter)], mapping.lp_fragment_address.start,
+                yield (self._placed[id(parameter)], mapping.lp_fragment_address.start,
                        flat.data.narrow(0, here.start, here.numel), flat)
 
-    def _owned_of_stage_3(self) -> Iterator[tuple[str, int, Tensor, Any]]:
+    def _owned_of_stage_3(self) -> Iterator[tuple[Placed, int, Tensor, Any]]:
         """As `_owned`, but with the parameter itself, whose own partition must follow the master."""
         optimizer = self._engine.optimizer
         for group in optimizer.fp16_groups:
@@ -150,7 +153,7 @@ class EngineState:
                 if count > 0:  # the last ranks of a small parameter hold only padding
                     index, offset, _ = self._position(parameter)
                     flat = optimizer.fp32_partitioned_groups_flat[index]
-                    yield self._names[id(parameter)], start, flat.data.narrow(0, offset, count), parameter
+                    yield self._placed[id(parameter)], start, flat.data.narrow(0, offset, count), parameter
 
     def _position(self, parameter: nn.Parameter) -> tuple[int, int, int]:
         optimizer = self._engine.optimizer

@@ -1,9 +1,9 @@
 """One transformer block: norm before each part, residual around it (Xiong et al. 2020, "pre-LN")."""
 
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from ...conf.schema import ModelConfig
+from ...parallel.context import LayerGroups
 from ...parallel.random import stream_key
 from .attention import Attention
 from .dropout import Dropout
@@ -18,17 +18,17 @@ class Block(nn.Module):
     Args:
         config: sizes and switches.
         layer: number of the block, from 0 over the whole model.
-        group: the tensor axis.
+        groups: the axes.
         seed: of dropout.
     """
 
-    def __init__(self, config: ModelConfig, *, layer: int, group: dist.ProcessGroup, seed: int) -> None:
+    def __init__(self, config: ModelConfig, *, layer: int, groups: LayerGroups, seed: int) -> None:
         super().__init__()
         self.attention_norm = build_norm(config)
-        self.attention = Attention(config, layer=layer, group=group, seed=seed)
+        self.attention = Attention(config, layer=layer, groups=groups, seed=seed)
         self.attention_dropout = Dropout(config.dropout, site_key=stream_key(seed, "dropout", layer, "attention"))
         self.mlp_norm = build_norm(config)
-        self.mlp = MLP(config, group=group)
+        self.mlp = MLP(config, groups=groups)
         self.mlp_dropout = Dropout(config.dropout, site_key=stream_key(seed, "dropout", layer, "mlp"))
 
     def forward(self, x_BSH: Tensor, shared: Shared) -> Tensor:

@@ -22,4 +22,5 @@ class Dropout(nn.Module):
         """The identity while evaluating."""
         if not self.training or self.p == 0.0:
             return x_BSH
-        return dropout(x_BSH, self.p, site_key=self.site_key, step=shared.step, samples_B=shared.samples_B, positions_S=shared.positions_S)
+        return dropout(x_BSH, self.p, site_key=self.site_key, step=shared.step, samples_B=shared.samples_B,
+                       positions_S=shared.residual_positions_S)

@@ -1,10 +1,10 @@
 """The first layer: tokens, and positions where they are learned. Shapes: B micro-batch, S sequence, H hidden."""
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from ...conf.schema import ModelConfig, Positions
+from ...parallel.context import LayerGroups
 from ...parallel.embedding import VocabParallelEmbedding
 from ...parallel.random import stream_key
 from .dropout import Dropout
@@ -16,13 +16,13 @@ class Embedding(nn.Module):
 
     Args:
         config: sizes and switches.
-        group: the tensor axis.
+        groups: the axes.
         seed: of dropout.
     """
 
-    def __init__(self, config: ModelConfig, *, group: dist.ProcessGroup, seed: int) -> None:
+    def __init__(self, config: ModelConfig, *, groups: LayerGroups, seed: int) -> None:
         super().__init__()
-        self.tokens = VocabParallelEmbedding(config.vocab_size, config.hidden_size, group=group)
+        self.tokens = VocabParallelEmbedding(config.vocab_size, config.hidden_size, group=groups.tensor)
         self.positions: nn.Embedding | None = None
         if config.positions == Positions.learned:
             # our own zeros: nn.Embedding would draw from torch's generator

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ...conf.schema import ModelConfig
-from ...parallel.partition_module import parameter_shards
+from ...parallel.partition_module import placed_parameters
 from ...parallel.random import fill_normal
 
 _RESIDUAL_OUTPUTS = ("attention.output.weight", "mlp.down.weight")
@@ -23,13 +23,13 @@ def initialize(model: nn.Module, config: ModelConfig, *, seed: int) -> None:
         config: initializer_std, num_layers.
         seed: of the draw.
     """
-    shards = parameter_shards(model)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for placed in placed_parameters(model):
+            name, parameter = placed.name, placed.parameter
             if name.endswith(".bias"):
                 parameter.zero_()
             elif name.endswith("norm.weight"):
                 parameter.fill_(1.0)
             else:
                 std = config.initializer_std / (sqrt(2 * config.num_layers) if name.endswith(_RESIDUAL_OUTPUTS) else 1.0)
-                fill_normal(parameter, shards[name], seed=seed, name=name, std=std)
+                fill_normal(parameter, placed.shard, seed=seed, name=name, std=std)

@@ -16,6 +16,7 @@ class ModelInput(NamedTuple):
         documents_BS: integer segment numbers: attention stays inside equal numbers; None: plain causal attention.
         samples_B: int64 global sample indices, for dropout.
         step: 0-d int64 tensor, the optimizer step, for dropout.
+        places_S: int64 places of these tokens in the window, where they are a part of it (context axis); None: all, in order.
     """
 
     tokens_BS: Tensor
@@ -23,6 +24,7 @@ class ModelInput(NamedTuple):
     documents_BS: Tensor | None
     samples_B: Tensor
     step: Tensor
+    places_S: Tensor | None = None
 
 
 class Shared(NamedTuple):
@@ -32,7 +34,9 @@ class Shared(NamedTuple):
         rotation_BSD: cosine and sine of the rotary angles, each [B, S, D / 2] fp32; None without RoPE.
         mask_BSK: bool, which keys a query sees; None: all up to its own position.
         samples_B, step: as in `ModelInput`.
-        positions_S: int64 positions in the window, for dropout.
+        positions_S: int64 places of the queries in the window, for dropout on attention weights.
+        residual_positions_S: the same for the tokens of the residual stream: a shard of them under sequence parallelism.
+        documents_BS: segment numbers of these tokens; None: plain causal. Only the context axis needs them beside the mask.
         cache: keys and values of earlier tokens; None outside generation.
     """
 
@@ -41,4 +45,6 @@ class Shared(NamedTuple):
     samples_B: Tensor
     step: Tensor
     positions_S: Tensor
+    residual_positions_S: Tensor
+    documents_BS: Tensor | None
     cache: KeyValueCache | None

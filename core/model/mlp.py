@@ -1,10 +1,10 @@
 """The feed-forward part of a block. Shapes: B micro-batch, S sequence, H hidden, F ffn hidden, f this rank's part of it."""
 
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...conf.schema import Activation, ModelConfig
+from ...parallel.context import LayerGroups
 from ...parallel.linear import ColumnParallelLinear, RowParallelLinear
 
 
@@ -13,15 +13,15 @@ class MLP(nn.Module):
 
     Args:
         config: sizes and activation.
-        group: the tensor axis.
+        groups: the axes; the features inside are cut over the tensor axis.
     """
 
-    def __init__(self, config: ModelConfig, *, group: dist.ProcessGroup) -> None:
+    def __init__(self, config: ModelConfig, *, groups: LayerGroups) -> None:
         super().__init__()
         self.activation = config.activation
         parts = (config.ffn_hidden_size,) * (2 if config.activation == Activation.swiglu else 1)
-        self.up = ColumnParallelLinear(config.hidden_size, sum(parts), bias=config.bias, group=group, parts=parts)
-        self.down = RowParallelLinear(config.ffn_hidden_size, config.hidden_size, bias=config.bias, group=group)
+        self.up = ColumnParallelLinear(config.hidden_size, sum(parts), bias=config.bias, group=groups.tensor, parts=parts)
+        self.down = RowParallelLinear(config.ffn_hidden_size, config.hidden_size, bias=config.bias, group=groups.tensor)
 
     def forward(self, x_BSH: Tensor) -> Tensor:
         """[B, S, H] -> [B, S, H]."""

@@ -1,15 +1,17 @@
 """One decoder-only transformer for every family: which one it is, is a table of ModelConfig values (conf/model/).
 
-Shapes: B micro-batch, S sequence, K keys, H hidden, V vocabulary, v this rank's columns of it.
+Shapes: B micro-batch, S sequence, s this rank's shard of it under sequence parallelism, K keys, H hidden, V vocabulary, v this rank's
+columns of it.
 """
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from ...conf.schema import ModelConfig, Positions
+from ...parallel.context import LayerGroups
 from ...parallel.embedding import VocabParallelHead
 from ...parallel.recompute import recompute
+from ...parallel.stages import Stage
 from .block import Block
 from .cache import KeyValueCache
 from .embedding import Embedding
@@ -19,50 +21,64 @@ from .rope import rope_frequencies, rotation
 
 
 class Transformer(nn.Module):
-    """embedding -> blocks -> final_norm -> head. Parameters are held in fp32; `build_model` fills them.
+    """embedding -> blocks -> final_norm -> head, or the slice of it that one pipeline stage holds. `build_model` fills the parameters.
 
     Args:
         config: sizes and switches.
-        group: the tensor axis.
+        groups: the axes.
         seed: of dropout.
         recompute: train.recompute: which activations each block recomputes.
+        stage: the slice; None: the whole model.
 
     Raises:
-        ValueError: sizes that do not fit each other or the group.
+        ValueError: sizes that do not fit each other or the groups.
     """
 
-    def __init__(self, config: ModelConfig, group: dist.ProcessGroup, *, seed: int = 0, recompute: str = "none") -> None:
+    def __init__(self, config: ModelConfig, groups: LayerGroups, *, seed: int = 0, recompute: str = "none",
+                 stage: Stage | None = None) -> None:
         super().__init__()
-        self.config, self.group, self.recompute = config, group, str(recompute)
-        self.embedding = Embedding(config, group=group, seed=seed)
-        self.blocks = nn.ModuleList(Block(config, layer=i, group=group, seed=seed) for i in range(config.num_layers))
-        self.final_norm = build_norm(config)
-        tied_to = self.embedding.tokens if config.tie_embeddings else None
-        self.head = VocabParallelHead(config.vocab_size, config.hidden_size, group=group, tied_to=tied_to)
+        self.config, self.groups, self.recompute = config, groups, str(recompute)
+        self.stage = stage = stage or Stage.whole(config.num_layers)
+        self.embedding = Embedding(config, groups=groups, seed=seed) if stage.first else None
+        self.blocks = nn.ModuleDict({str(i): Block(config, layer=i, groups=groups, seed=seed) for i in stage.layers})
+        self.final_norm = build_norm(config) if stage.last else None
+        self.head = self._build_head() if stage.last else None
         self.frequencies: Tensor | None
         frequencies = rope_frequencies(config) if config.positions == Positions.rope else None
         if frequencies is not None:
             frequencies = frequencies.to(torch.get_default_device())
         self.register_buffer("frequencies", frequencies, persistent=False)
 
-    def forward(self, batch: ModelInput, cache: KeyValueCache | None = None) -> Tensor:
-        """Logits of the next token.
+    def _build_head(self) -> VocabParallelHead:
+        config, tied = self.config, self.config.tie_embeddings
+        tied_to = self.embedding.tokens if tied and self.embedding is not None else None
+        head = VocabParallelHead(config.vocab_size, config.hidden_size, group=self.groups.tensor, tied_to=tied_to)
+        if tied and tied_to is None:  # the embedding lies on the first stage: this is a copy of its weight
+            head.aliases, head.copies = {"weight": "/embedding.tokens.weight"}, {"weight"}
+        return head
+
+    def forward(self, batch: ModelInput, cache: KeyValueCache | None = None, hidden_BsH: Tensor | None = None) -> Tensor:
+        """Logits of the next token; of a stage that is not the last, its hidden states.
 
         Args:
             batch: the micro-batch; with a cache, its tokens follow those already in it.
             cache: keys and values of earlier tokens; the new ones are added.
+            hidden_BsH: what the stage before gave; None for the first stage.
 
         Returns:
-            logits_BSv: this rank's columns; padding columns past the vocabulary mean nothing.
+            logits_BSv: this rank's columns (padding columns past the vocabulary mean nothing); or hidden_BsH.
         """
         shared = self.shared(batch, cache)
-        x_BSH = self.embedding(batch.tokens_BS, batch.positions_BS, shared)
-        for block in self.blocks:
-            x_BSH = recompute(block, self.recompute, x_BSH, shared)
-        logits_BSv = self.head(self.final_norm(x_BSH))
+        if self.embedding is not None:
+            hidden_BsH = self.embedding(batch.tokens_BS, batch.positions_BS, shared)
+        assert hidden_BsH is not None, "a later stage needs the hidden states of the stage before"
+        for block in self.blocks.values():
+            hidden_BsH = recompute(block, self.recompute, hidden_BsH, shared)
         if cache is not None:
             cache.advance(batch.tokens_BS.shape[1])
-        return logits_BSv
+        if self.final_norm is None or self.head is None:
+            return hidden_BsH
+        return self.head(self.final_norm(hidden_BsH))
 
     def shared(self, batch: ModelInput, cache: KeyValueCache | None = None) -> Shared:
         """What the blocks share: rotary angles, mask, coordinates of dropout."""
@@ -71,8 +87,8 @@ class Transformer(nn.Module):
         if first + S > self.config.sequence_length:
             raise ValueError(f"{first + S} tokens exceed model.sequence_length={self.config.sequence_length}")
         angles = None if self.frequencies is None else rotation(batch.positions_BS, self.frequencies)
-        positions_S = torch.arange(first, first + S, device=batch.tokens_BS.device)
-        return Shared(angles, _attention_mask(batch, cache), batch.samples_B, batch.step, positions_S, cache)
+        places_S = torch.arange(first, first + S, device=batch.tokens_BS.device) if batch.places_S is None else batch.places_S
+        return Shared(angles, _attention_mask(batch, cache), batch.samples_B, batch.step, places_S, places_S, batch.documents_BS, cache)
 
 
 def _attention_mask(batch: ModelInput, cache: KeyValueCache | None) -> Tensor | None:

@@ -36,14 +36,14 @@ def measure(config: EvaluateConfig, path: Path) -> dict[str, Any]:
     from ...data.dataset import ValidationSet
     from ...data.token_file import open_corpus
 
-    with alone() as group:
-        trained = load_trained(path, group=group)
+    with alone() as groups:
+        trained = load_trained(path, groups=groups)
         corpus, sizes = config.corpus or trained.corpus, trained.model.transformer.config
         tokens = open_corpus(corpus, part=config.part.value)
         windows = ValidationSet(tokens, sequence_length=sizes.sequence_length, document_mask=trained.document_mask,
                                 vocab_size=sizes.vocab_size)
         with progress_bar("evaluating") as progress:
-            found = evaluate(trained.model, windows, micro_size=config.micro_size, samples=config.samples, data_group=group,
+            found = evaluate(trained.model, windows, micro_size=config.micro_size, samples=config.samples, data_group=groups.context,
                              document_mask=trained.document_mask, device=trained.device, progress=progress)
     result: dict[str, Any] = {"checkpoint": str(trained.checkpoint.folder), "corpus": corpus, "part": config.part.value,
                               "tokens": found.tokens, "loss": found.loss, "perplexity": found.perplexity}

@@ -32,8 +32,8 @@ def main(overrides: list[str]) -> int:
     path = checkpoint_path(config)
     from ...core.inference import alone, load_trained
 
-    with alone() as group:
-        trained = load_trained(path, group=group)
+    with alone() as groups:
+        trained = load_trained(path, groups=groups)
         tokenizer = load_tokenizer(config.tokenizer or trained.corpus)
         begin = time.perf_counter()
         text, count = "", 0

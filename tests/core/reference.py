@@ -10,6 +10,7 @@ from hexareme.core.loss import LossModel
 from hexareme.core.model.build import build_model
 from hexareme.core.model.input import ModelInput
 from hexareme.core.model.transformer import Transformer
+from hexareme.parallel.context import LayerGroups
 from hexareme.parallel.partition import ShardSpec
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
@@ -26,7 +27,7 @@ LINEAR = replace(LLAMA, rope_scaling=RopeScaling.linear, rope_scaling_factor=4.0
 
 def build(config: ModelConfig, *, seed: int = 3, recompute: str = "none", group: dist.ProcessGroup | None = None) -> Transformer:
     """A model of ours over the world (a rank's own world of one in most tests)."""
-    return build_model(config, seed=seed, group=group or world(), device="cpu", recompute=recompute)
+    return build_model(config, seed=seed, groups=LayerGroups.of_tensor_axis(group or world()), device="cpu", recompute=recompute)
 
 
 def batch(config: ModelConfig, *, samples: int = 3, length: int = 0, documents: Tensor | None = None, step: int = 5) -> ModelInput:

@@ -10,6 +10,7 @@ from hexareme.conf.schema import Activation, ModelConfig
 from hexareme.core.loss import LossModel
 from hexareme.core.model.build import build_model, compile_blocks
 from hexareme.core.model.input import ModelInput
+from hexareme.parallel.context import LayerGroups
 
 from ..ranks import run_single, world
 from .reference import GPT2, LINEAR, LLAMA, LLAMA3, batch, build, gradient, hugging_face, loss_and_gradients, to_hugging_face
@@ -130,7 +131,7 @@ def test_recomputation_keeps_less() -> None:
                 return tensor
 
             with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-                model.blocks[0].requires_grad_(True)
+                model.blocks["0"].requires_grad_(True)
                 model(inputs)
             kept.append(sum(sizes.values()))
         return kept
@@ -212,7 +213,7 @@ def test_building_on_meta_takes_no_memory() -> None:
     config = replace(LLAMA, hidden_size=8192, ffn_hidden_size=28672, num_heads=64, num_kv_heads=8, num_layers=80, vocab_size=128256)
 
     def rank(_: int) -> int:
-        model = build_model(config, seed=0, group=world(), device="meta")
+        model = build_model(config, seed=0, groups=LayerGroups.of_tensor_axis(world()), device="meta")
         assert all(tensor.is_meta for tensor in (*model.parameters(), *model.buffers()))
         return sum(p.numel() for p in model.parameters())
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from hexareme.conf.schema import ModelConfig
-from hexareme.parallel.partition_module import parameter_shards
+from hexareme.parallel.partition_module import placed_parameters
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..ranks import RankError, run_ranks
@@ -21,7 +21,7 @@ def outcome(config: ModelConfig, recompute: str = "none"):
     """What a rank knows: logits, loss, (gradients, specs), (initial weights, specs)."""
     def rank(_: int):
         model, inputs = build(config, recompute=recompute), batch(config)
-        specs = parameter_shards(model)
+        specs = {each.name: each.shard for each in placed_parameters(model)}
         weights = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
         loss, gradients = loss_and_gradients(model, inputs)
         return model(inputs).detach(), loss, (gradients, specs), (weights, specs)

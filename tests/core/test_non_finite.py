@@ -21,7 +21,7 @@ def poisoned_step(rank, config, where):
     """One good step, then one in which only rank 1 computes something infinite; what the state was before and after that."""
     os.environ["LOCAL_RANK"] = str(rank)
     context = ParallelContext.create(Topology.divide(world_size=2, tp=1, pp=1, cp=1, ep=1), rank)
-    model = LossModel(build_model(config.model, seed=0, group=context.tensor, device="cpu"))
+    model = LossModel(build_model(config.model, seed=0, groups=context.layer_groups(), device="cpu"))
     if where == "gradient" and rank == 1:
         weight = model.transformer.final_norm.weight
         calls = iter((0.0, float("inf")))

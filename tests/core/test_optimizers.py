@@ -12,8 +12,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 def plain_muon(rank, config):
     """torch's own Muon on the blocks' matrices and torch's AdamW on the rest."""
     from hexareme.core.model.build import build_model
+    from hexareme.parallel.context import LayerGroups
 
-    model = build_model(config.model, seed=0, group=torch.distributed.group.WORLD, device="cpu")
+    model = build_model(config.model, seed=0, groups=LayerGroups.of_tensor_axis(torch.distributed.group.WORLD), device="cpu")
     named = list(model.named_parameters())
     hidden = [p for name, p in named if name.startswith("blocks.") and p.ndim == 2]
     rest = [p for name, p in named if not (name.startswith("blocks.") and p.ndim == 2)]
@@ -82,7 +83,7 @@ def too_large_a_scale(rank, config):
 
     os.environ["LOCAL_RANK"] = "0"
     context = ParallelContext.create(Topology.divide(world_size=1, tp=1, pp=1, cp=1, ep=1), rank)
-    model = LossModel(build_model(config.model, seed=0, group=context.tensor, device="cpu"), precision="fp16")
+    model = LossModel(build_model(config.model, seed=0, groups=context.layer_groups(), device="cpu"), precision="fp16")
     built = build_engine(model, config, context=context, device=torch.device("cpu"), accumulation_steps=1)
     built.state.set_counters({"updates": 0, "cur_scale": 2.0**40, "cur_iter": 0, "last_overflow_iter": -1, "cur_hysteresis": 1})
     before = [fragment.tensor.clone() for fragment in built.state.fragments()]

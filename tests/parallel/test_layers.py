@@ -7,7 +7,7 @@ from hexareme.parallel.collectives import all_reduce, copy_to_tensor_axis, gathe
 from hexareme.parallel.embedding import VocabParallelEmbedding, VocabParallelHead
 from hexareme.parallel.linear import ColumnParallelLinear, RowParallelLinear
 from hexareme.parallel.partition import ShardSpec
-from hexareme.parallel.partition_module import parameter_shards
+from hexareme.parallel.partition_module import placed_parameters
 from torch import Tensor, nn
 
 from ..ranks import run_ranks, world
@@ -21,14 +21,14 @@ def slice_of(whole: Tensor, spec: ShardSpec) -> Tensor:
 
 
 def load(module: nn.Module, whole: dict[str, Tensor]) -> None:
-    specs = parameter_shards(module)
+    specs = {each.name: each.shard for each in placed_parameters(module)}
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             parameter.copy_(slice_of(whole[name], specs[name]))
 
 
 def check_gradients(module: nn.Module, whole: dict[str, Tensor]) -> None:
-    specs = parameter_shards(module)
+    specs = {each.name: each.shard for each in placed_parameters(module)}
     for name, parameter in module.named_parameters():
         torch.testing.assert_close(gradient(parameter), slice_of(gradient(whole[name]), specs[name]), rtol=1e-10, atol=1e-10)
 
@@ -123,7 +123,7 @@ def test_shards_of_a_module_name_every_parameter() -> None:
         group = world()
         module = nn.ModuleDict({"norm": nn.LayerNorm(4), "up": ColumnParallelLinear(4, 8, bias=True, group=group),
                                 "down": RowParallelLinear(8, 4, bias=True, group=group)})
-        specs = parameter_shards(module)
+        specs = {each.name: each.shard for each in placed_parameters(module)}
         assert list(specs) == [name for name, _ in module.named_parameters()]
         assert {name for name, spec in specs.items() if spec.replicated} == {"norm.weight", "norm.bias", "down.bias"}
         assert all(specs[name].local_shape == parameter.shape for name, parameter in module.named_parameters())

@@ -1,0 +1,65 @@
+"""From queries, keys and values to their attention: which kernel, which mask.
+
+Shapes: B micro-batch, S queries, K keys, N query heads here, G kv heads here, D head dim.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...parallel.context import LayerGroups
+from ...parallel.random import attention_dropout
+from .input import Shared
+
+
+@dataclass(frozen=True)
+class Attend:
+    """Scaled dot-product attention over the heads of one rank, under every layout of the context axis.
+
+    Args:
+        groups: the axes.
+        first_head: global number of this rank's first query head, for dropout.
+        dropout: probability of zero for each attention weight; above 0 selects an explicit attention while training.
+        site_key: `stream_key` of that dropout.
+    """
+
+    groups: LayerGroups
+    first_head: int
+    dropout: float
+    site_key: int
+
+    def __call__(self, q_BNSD: Tensor, k_BGKD: Tensor, v_BGKD: Tensor, shared: Shared, *, training: bool) -> Tensor:
+        """[B, N, S, D]: what each query sees."""
+        if training and self.dropout > 0:
+            return self._explicit(q_BNSD, k_BGKD, v_BGKD, shared)
+        return _fused(q_BNSD, k_BGKD, v_BGKD, shared)
+
+    def _explicit(self, q_BNSD: Tensor, k_BGKD: Tensor, v_BGKD: Tensor, shared: Shared) -> Tensor:
+        """Attention with its weights in the open, for dropout on them; softmax in fp32."""
+        N, S, K = q_BNSD.shape[1], q_BNSD.shape[2], k_BGKD.shape[2]
+        scores_BNSK = (q_BNSD @ expanded(k_BGKD, N).transpose(2, 3)).float() * q_BNSD.shape[-1]**-0.5
+        causal_SK = torch.ones(S, K, dtype=torch.bool, device=q_BNSD.device).tril(K - S)
+        seen = causal_SK if shared.mask_BSK is None else shared.mask_BSK[:, None]
+        weights_BNSK = scores_BNSK.masked_fill(~seen, -torch.inf).softmax(dim=-1)
+        heads_N = torch.arange(self.first_head, self.first_head + N, device=q_BNSD.device)
+        weights_BNSK = attention_dropout(weights_BNSK, self.dropout, site_key=self.site_key, step=shared.step,
+                                         samples_B=shared.samples_B, heads_N=heads_N, positions_S=shared.positions_S)
+        return weights_BNSK.to(v_BGKD.dtype) @ expanded(v_BGKD, N)
+
+
+def _fused(q_BNSD: Tensor, k_BGKD: Tensor, v_BGKD: Tensor, shared: Shared) -> Tensor:
+    if shared.mask_BSK is None:
+        # one new token sees everything before it; otherwise there are as many keys as queries
+        causal = q_BNSD.shape[2] == k_BGKD.shape[2]
+        return F.scaled_dot_product_attention(q_BNSD, k_BGKD, v_BGKD, is_causal=causal, enable_gqa=q_BNSD.shape[1] != k_BGKD.shape[1])
+    # with a mask the memory-efficient kernel is the one left on a GPU, and it wants as many kv heads as query heads
+    k_BNKD, v_BNKD = expanded(k_BGKD, q_BNSD.shape[1]), expanded(v_BGKD, q_BNSD.shape[1])
+    return F.scaled_dot_product_attention(q_BNSD, k_BNKD, v_BNKD, attn_mask=shared.mask_BSK[:, None])
+
+
+def expanded(x_BGKD: Tensor, num_heads: int) -> Tensor:
+    """Each kv head once for every query head that uses it: [B, num_heads, K, D]."""
+    repeats = num_heads // x_BGKD.shape[1]
+    return x_BGKD if repeats == 1 else x_BGKD.repeat_interleave(repeats, dim=1)
