@@ -1,11 +1,13 @@
 """The grid of ranks, against NumPy's row-major index arithmetic, and the live groups made from it."""
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 from hexareme.parallel.context import ParallelContext
-from hexareme.parallel.topology import AXES, Coordinate, Topology
+from hexareme.parallel.topology import AXES, Coordinate, Topology, divisors
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -42,7 +44,45 @@ def test_groups_of_a_known_grid() -> None:
     assert topology.ranks_along("dp") == [[0, 2], [1, 3], [4, 6], [5, 7]]
     assert topology.ranks_along("pp", "tp") == [[0, 1, 4, 5], [2, 3, 6, 7]]
     assert Topology(dp=4, cp=2, ep=4).ranks_along("ep") == [[0, 1, 2, 3], [4, 5, 6, 7]]
-    assert Topology(dp=4, tp=2, ep=2).ranks_along("ep") == [[0, 2], [4, 6], [1, 3], [5, 7]]
+    assert Topology(dp=4, tp=2, ep=2).ranks_along("ep") == [[0, 2], [1, 3], [4, 6], [5, 7]]
+    assert Topology(dp=4, tp=2, ep=2).ranks_along("expert_dp") == [[0, 4], [1, 5], [2, 6], [3, 7]]
+    assert Topology(dp=2, cp=2, ep=2).ranks_along("expert_dp") == [[0, 2], [1, 3]]  # experts lie along the context axis first
+    assert topology.pipeline_ends() == [[0, 4], [1, 5], [2, 6], [3, 7]]
+    assert Topology(pp=4, tp=2).pipeline_ends() == [[0, 6], [1, 7]]
+
+
+@st.composite
+def topologies(draw: st.DrawFn) -> Topology:
+    """Any small grid with an expert degree that fits it."""
+    pp, dp, cp, tp = (draw(degrees) for _ in range(4))
+    return Topology(pp=pp, dp=dp, cp=cp, tp=tp, ep=draw(st.sampled_from(divisors(dp * cp))))
+
+
+@given(topologies())
+def test_the_expert_axes_cut_the_replicas_into_a_grid(topology: Topology) -> None:
+    blocks, replicas = topology.ranks_along("ep"), topology.ranks_along("expert_dp")
+    for groups in (blocks, replicas):
+        assert sorted(rank for group in groups for rank in group) == list(range(topology.world_size))
+        assert groups == sorted(groups) and all(group == sorted(group) for group in groups)
+    assert {len(group) for group in blocks} == {topology.ep}
+    assert {len(group) for group in replicas} == {topology.dp * topology.cp // topology.ep}
+    for dense in topology.ranks_along("dp", "cp"):
+        inside = [set(group) for group in blocks if set(group) <= set(dense)]
+        across = [set(group) for group in replicas if set(group) <= set(dense)]
+        assert set().union(*inside) == set().union(*across) == set(dense)  # neither leaves the ranks with equal dense parameters
+        assert all(len(block & replica) == 1 for block in inside for replica in across)
+
+
+@given(topologies())
+def test_the_ends_of_a_pipeline_lie_on_its_first_and_last_place(topology: Topology) -> None:
+    pairs = topology.pipeline_ends()
+    assert len(pairs) == topology.dp * topology.cp * topology.tp
+    ends = [rank for pair in pairs for rank in pair]
+    assert sorted(set(ends)) == [r for r in range(topology.world_size) if topology.coordinate(r).pp in (0, topology.pp - 1)]
+    assert len(ends) == 2 * len(pairs)
+    for first, last in pairs:
+        a, b = topology.coordinate(first), topology.coordinate(last)
+        assert (a.dp, a.cp, a.tp) == (b.dp, b.cp, b.tp) and (a.pp, b.pp) == (0, topology.pp - 1)
 
 
 @given(st.integers(1, 64), degrees, degrees, degrees)
@@ -69,20 +109,40 @@ def test_impossible_topologies_are_refused() -> None:
         Topology(dp=2).ranks_along("ep", "tp")
 
 
-def test_live_groups_are_the_pure_ones() -> None:
-    topology = Topology(pp=2, dp=2, tp=2)
-
+@pytest.mark.parametrize("topology", [Topology(pp=2, dp=2, tp=2), Topology(dp=2, cp=2, tp=2, ep=4), Topology(pp=4, cp=2, ep=2)], ids=str)
+def test_live_groups_are_the_pure_ones(topology: Topology) -> None:
     def rank(number: int) -> None:
         context = ParallelContext.create(topology, number)
         assert context.rank == number
         assert context.coordinate == topology.coordinate(number)
-        for group, axes in ((context.tensor, ("tp",)), (context.data, ("dp", "cp")), (context.model, ("pp", "tp"))):
+        live = {("tp",): context.tensor, ("cp",): context.context, ("pp",): context.pipeline, ("dp", "cp"): context.data,
+                ("ep",): context.expert, ("expert_dp",): context.expert_data, ("pp", "tp"): context.model}
+        for axes, group in live.items():
             wanted = next(ranks for ranks in topology.ranks_along(*axes) if number in ranks)
             assert dist.get_process_group_ranks(group) == wanted
             total = torch.tensor(number)
             dist.all_reduce(total, group=group)
             assert total == sum(wanted)
+        ends = [pair for pair in topology.pipeline_ends() if number in pair and topology.pp > 1]
+        assert [dist.get_process_group_ranks(group) for group in (context.pipeline_ends,) if group] == ends
         assert context.world.size() == 8
+
+    run_ranks(rank, 8)
+
+
+def test_groups_of_the_same_ranks_are_one_group() -> None:
+    """A communicator costs memory on a GPU: each set of ranks has one, whatever axes it serves."""
+    def rank(number: int) -> None:
+        groups = context_groups(ParallelContext.create(Topology(pp=2, dp=2, tp=2, ep=2), number))
+        by_ranks: dict[tuple[int, ...], set[int]] = {}
+        for group in groups:
+            by_ranks.setdefault(tuple(dist.get_process_group_ranks(group)), set()).add(id(group))
+        assert all(len(found) == 1 for found in by_ranks.values())
+        assert len(by_ranks) == 6  # tp, pp (and its ends), dp (and ep), pp x tp, alone (cp and expert_dp), world
+
+    def context_groups(context: ParallelContext) -> list[dist.ProcessGroup]:
+        named = [getattr(context, field.name) for field in fields(context)]
+        return [group for group in named if isinstance(group, dist.ProcessGroup)]
 
     run_ranks(rank, 8)
 
