@@ -55,7 +55,7 @@ def build_engine(model: LossModel, config: Config, *, context: ParallelContext, 
     placed = placed_parameters(model.transformer)
     mark_for_deepspeed(placed, context)
     announce_experts(model, placed, context)
-    groups = parameter_groups(placed, config.optimizer)
+    groups = parameter_groups(placed, config.optimizer, experts_apart=context.expert.size() > 1)
     optimizer = build_optimizer(groups, config.optimizer, device=device, offloaded=config.parallel.offload is not Offload.none)
     settings = deepspeed_settings(config.train, config.parallel, micro_size=config.batch.micro_size,
                                   accumulation_steps=accumulation_steps, dp=context.data.size(), pin_memory=device.type == "cuda")

@@ -23,18 +23,21 @@ class ExpertMark(MoE):
 
 
 def announce_experts(model: nn.Module, placed: Sequence[Placed], context: ParallelContext) -> None:
-    """Mark the experts' parameters and give DeepSpeed their groups; without experts nothing happens.
+    """Mark the experts' parameters and give DeepSpeed their groups.
+
+    Where every rank holds all experts, or there are none, nothing is special: they are reduced like all others.
 
     Args:
         model: that DeepSpeed will wrap; it gets the mark as a submodule.
         placed: every parameter of this rank.
         context: the process groups.
     """
-    for each in placed:
-        if each.expert:
-            each.parameter.allreduce = False  # type: ignore[attr-defined]
-            each.parameter.group_name = EXPERTS  # type: ignore[attr-defined]
-    if any(each.expert for each in placed):
-        model.expert_mark = ExpertMark()  # type: ignore[assignment]
-        groups._EXPERT_PARALLEL_GROUP[EXPERTS] = context.expert
-        groups._EXPERT_DATA_PARALLEL_GROUP[EXPERTS] = context.expert_data
+    experts = [each.parameter for each in placed if each.expert]
+    if context.expert.size() == 1 or not experts:
+        return
+    for parameter in experts:
+        parameter.allreduce = False  # type: ignore[attr-defined]
+        parameter.group_name = EXPERTS  # type: ignore[attr-defined]
+    model.expert_mark = ExpertMark()
+    groups._EXPERT_PARALLEL_GROUP[EXPERTS] = context.expert
+    groups._EXPERT_DATA_PARALLEL_GROUP[EXPERTS] = context.expert_data

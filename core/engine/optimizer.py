@@ -13,12 +13,13 @@ from ...parallel.partition_module import Placed
 EXPERTS = "experts"  # the name by which DeepSpeed knows the group of the experts' replicas
 
 
-def parameter_groups(placed: Sequence[Placed], optimizer: OptimizerConfig) -> list[dict]:
+def parameter_groups(placed: Sequence[Placed], optimizer: OptimizerConfig, *, experts_apart: bool = False) -> list[dict]:
     """Groups for the optimizer: tensors of two or more dims decay, the others do not; muon takes the blocks' matrices.
 
     Args:
         placed: every parameter of this rank.
         optimizer: the section of the config.
+        experts_apart: the experts are cut over ranks, so their gradients are reduced over fewer of them: they get a group of their own.
 
     Returns:
         Groups without empty ones, which DeepSpeed could not flatten.
@@ -31,7 +32,7 @@ def parameter_groups(placed: Sequence[Placed], optimizer: OptimizerConfig) -> li
         parameter, is_matrix = each.parameter, len(each.shard.shape) >= 2
         is_hidden = is_matrix and each.name.startswith("blocks.") and optimizer.name is OptimizerName.muon
         parameter.use_muon = is_hidden  # type: ignore[attr-defined]  # DeepSpeed asks every parameter
-        (experts if each.expert else hidden if is_hidden else matrices if is_matrix else vectors).append(parameter)
+        (experts if each.expert and experts_apart else hidden if is_hidden else matrices if is_matrix else vectors).append(parameter)
     auxiliary = optimizer.auxiliary_learning_rate if optimizer.name is OptimizerName.muon else optimizer.learning_rate
     groups = [
         {"params": hidden, "weight_decay": optimizer.weight_decay, "lr": optimizer.learning_rate, "use_muon": True},
