@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Any
 
 from .fields import items, number, text
-from .schema import ModelConfig
+from .schema import LayoutConfig, ModelConfig
 
 
 class Part(StrEnum):
@@ -23,6 +23,13 @@ class Suite(StrEnum):
 
 
 @dataclass(kw_only=True)
+class LocalRanksConfig:
+    """Ranks of a command that starts them itself; where torchrun, srun or deepspeed started it, theirs are used."""
+
+    ranks_per_node: int = number(0, least=0, help="processes on this machine; 0: as many as the degrees need")
+
+
+@dataclass(kw_only=True)
 class EvaluateConfig:
     """Loss and perplexity of a checkpoint on a corpus."""
 
@@ -34,6 +41,8 @@ class EvaluateConfig:
     micro_size: int = number(8, least=1, help="samples of one forward pass")
     baseline: Baseline = text(Baseline.none, help="bigram: also an interpolated Kneser-Ney bigram model of the corpus' training part")
     output: str = text("", help="JSON file for the result; empty: only printed")
+    parallel: LayoutConfig
+    cluster: LocalRanksConfig
 
 
 @dataclass(kw_only=True)
@@ -52,6 +61,8 @@ class GenerateConfig:
     stop: list[str] = items(help="texts that end the generation")
     stream: bool = text(True, help="print each token as soon as it is drawn")
     output: str = text("", help="JSON file for the result; empty: only printed")
+    parallel: LayoutConfig
+    cluster: LocalRanksConfig
 
 
 @dataclass(kw_only=True)

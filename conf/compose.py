@@ -43,7 +43,7 @@ def compose(command: str, overrides: Sequence[str]) -> Any:
     screened = screen(command, overrides, structure)
     with hydra(command, structure):
         try:
-            config = hydra_compose(command, screened.groups)
+            config = hydra_compose(COMMANDS[command].like or command, screened.groups)
         except (HydraException, OmegaConfBaseException) as error:
             screened.problems.append(Problem(f"{command}.yaml", "???", f"cannot be composed: {' '.join(str(error).split())}",
                                     "mend the YAML file or the override that is named"))
@@ -69,14 +69,14 @@ def defaults(command: str) -> dict[str, Any]:
     """Full key -> what it is without any override, from the schema and the YAML files; "???" where there is no default."""
     schema = COMMANDS[command].schema()
     with hydra(command, blank(schema)):
-        raw = OmegaConf.to_container(hydra_compose(command), resolve=False, enum_to_str=False)
+        raw = OmegaConf.to_container(hydra_compose(COMMANDS[command].like or command), resolve=False, enum_to_str=False)
     return {key: dig(raw, key) for key in table(schema)}
 
 
 @contextmanager
 def hydra(command: str, structure: DictConfig) -> Iterator[None]:
     """Hydra set up for one command, and taken down again."""
-    ConfigStore.instance().store(name=f"{command}_schema", node=structure)
+    ConfigStore.instance().store(name=f"{COMMANDS[command].like or command}_schema", node=structure)
     with initialize_config_module("hexareme.conf", version_base="1.3"):
         yield
 

@@ -28,7 +28,8 @@ def options(command: str, folders: Sequence[Path] = (CONF,)) -> dict[str, list[s
         command: a key of `registry.COMMANDS`.
         folders: where groups lie: ours, and those of `hydra.searchpath`.
     """
-    sections = [*sections_of(COMMANDS[command].schema()), *([RECIPES] if command == "train" else [])]
+    entry = COMMANDS[command]
+    sections = [*sections_of(entry.schema()), *([RECIPES] if "train" in (command, entry.like) else [])] if entry.groups else []
     found = {name: sorted({file.stem for folder in folders for file in (folder / name).glob("*.yaml")}) for name in sections}
     return {name: names for name, names in found.items() if names}
 

@@ -7,10 +7,19 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a command's schema lives. The primary YAML file is `<command>.yaml`, the stored schema `<command>_schema`."""
+    """Where a command's schema lives.
+
+    Args:
+        module, schema_name: of the dataclass.
+        like: the command whose primary YAML file and groups it takes: train for whatever reads a whole training config; empty: its own
+            `<command>.yaml`. The stored schema has the name `<that>_schema`.
+        groups: its sections can be chosen from the YAML groups of that name.
+    """
 
     module: str
     schema_name: str
+    like: str = ""
+    groups: bool = True
 
     def schema(self) -> type[Any]:
         """The dataclass; imported here so that a command loads only its own schema."""
@@ -21,9 +30,10 @@ class Entry:
 
 COMMANDS = {
     "train": Entry(".schema", "Config"),
+    "plan": Entry(".plan_schema", "PlanConfig", like="train"),
     "prepare": Entry(".prepare_schema", "PrepareConfig"),
-    "evaluate": Entry(".commands_schema", "EvaluateConfig"),
-    "generate": Entry(".commands_schema", "GenerateConfig"),
+    "evaluate": Entry(".commands_schema", "EvaluateConfig", groups=False),
+    "generate": Entry(".commands_schema", "GenerateConfig", groups=False),
     "report": Entry(".commands_schema", "ReportConfig"),
     "bench": Entry(".commands_schema", "BenchConfig"),
 }

@@ -181,19 +181,25 @@ class ModelConfig:
 
 
 @dataclass(kw_only=True)
-class ParallelConfig:
+class LayoutConfig:
+    """How a model lies on the ranks; what training needs beside it is in `ParallelConfig`."""
+
     tp: int = number(1, least=1, help="degree of tensor parallelism")
     pp: int = number(1, least=1, help="degree of pipeline parallelism")
     cp: int = number(1, least=1, help="degree of context parallelism")
     ep: int = number(1, least=1, help="degree of expert parallelism")
-    zero: int = number(1, least=0, most=3, help="ZeRO stage of the data axis")
-    offload: Offload = text(Offload.none, help="what lives in host memory")
     context_attention: ContextAttention = text(ContextAttention.ring, help="how attention sees the parts of a sequence")
-    sequence_parallel: bool = text(True, help="norms and dropout on sequence shards of the tensor axis; without effect at tp=1")
     schedule: PipelineSchedule = text(PipelineSchedule.one_f_one_b, help="pipeline schedule")
     virtual_stages: int = number(1, least=1, help="stages that a pipeline rank holds: above 1 for the interleaved schedules, 2 for zbv "
                                  "and dualpipev")
     stage_layers: list[int] = items(help="blocks of each stage, first to last; empty: balanced by cost")
+
+
+@dataclass(kw_only=True)
+class ParallelConfig(LayoutConfig):
+    zero: int = number(1, least=0, most=3, help="ZeRO stage of the data axis")
+    offload: Offload = text(Offload.none, help="what lives in host memory")
+    sequence_parallel: bool = text(True, help="norms and dropout on sequence shards of the tensor axis; without effect at tp=1")
     deepspeed: dict[str, Any] = items({}, help="raw DeepSpeed settings laid over ours; refused where they contradict the config")
 
 
