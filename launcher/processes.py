@@ -1,35 +1,19 @@
-"""Small Linux facts about processes: dying with the parent, adopting orphans, and leaving none behind."""
+"""Small Linux facts about processes: adopting orphans, and leaving none behind."""
 
-import ctypes
 import os
 import signal
 import time
 from contextlib import suppress
 from pathlib import Path
 
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
+from ..core.parent_death import process_control
 
-
-def die_with_parent(parent: int) -> None:
-    """SIGKILL for this process as soon as its parent dies, even by SIGKILL.
-
-    Args:
-        parent: process id that the parent had when it started this one; if it is dead already, this process ends at once.
-    """
-    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died between the fork and the line above
-        os.kill(os.getpid(), signal.SIGKILL)
+PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 
 def adopt_orphans() -> None:
     """Descendants whose parent dies become this process's children, so that `end_descendants` finds them."""
-    _prctl(PR_SET_CHILD_SUBREAPER, 1)
-
-
-def _prctl(option: int, value: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(option, ctypes.c_ulong(value), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0)) != 0:
-        raise OSError(ctypes.get_errno(), f"prctl({option})")
+    process_control(PR_SET_CHILD_SUBREAPER, 1)
 
 
 def parent_of(process: int) -> int:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import NoReturn, TextIO
 
 from ..conf.schema import Config
+from ..core.parent_death import die_with_parent
 from .environment import Environment
 from .outcome import Outcome, outcome_of
-from .processes import die_with_parent
 from .vigil import watched_signals
 
 # Does the rank's work; returns the reason for `exit.json`, raises what has an exit code.

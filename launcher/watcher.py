@@ -15,9 +15,10 @@ from ..conf.errors import ConfigError
 from ..conf.schema import Config
 from ..core.combine import problems
 from ..core.corpora import corpus_problems
+from ..core.parent_death import die_with_parent
 from .environment import Environment, FrontEnd, computes_fp16, read_environment, without_local_rank
 from .outcome import IN_USE_CODE, PEER_CODE, ExitFile, Outcome, complain, last_step
-from .processes import adopt_orphans, die_with_parent, end_descendants, started_at
+from .processes import adopt_orphans, end_descendants, started_at
 from .rank_process import RankFunction, become_rank, read_outcome
 from .vigil import Vigil, watched_signals
 

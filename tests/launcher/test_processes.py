@@ -37,7 +37,7 @@ def test_a_name_in_brackets_does_not_confuse(tmp_path):
 
 
 def test_dying_with_a_parent_that_is_dead_already():
-    script = "from hexareme.launcher.processes import die_with_parent\ndie_with_parent(999999999)\nprint('alive')"
+    script = "from hexareme.core.parent_death import die_with_parent\ndie_with_parent(999999999)\nprint('alive')"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == -9 and done.stdout == ""
 
