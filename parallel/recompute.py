@@ -16,7 +16,7 @@ def recompute(function: Callable[..., Tensor], policy: str, *arguments: Any) -> 
     Args:
         function: a module or function without randomness of torch's generators (ours is a function of coordinates, so no generator
             state is saved), and without side effects.
-        policy: none: keep all; full: keep the arguments; selective: keep what matrix products, attention and all-reduces gave, and
+        policy: none: keep all; full: keep the arguments; selective: keep what matrix products, attention and collectives gave, and
             recompute the cheap rest (norms, activations, dropout), after Korthikanti et al. 2022, "Reducing activation recomputation".
         arguments: passed on.
 
@@ -42,5 +42,7 @@ def _kept_operators() -> list[Any]:
     names = ("mm", "addmm", "linear", "_scaled_dot_product_flash_attention", "_scaled_dot_product_flash_attention_for_cpu",
              "_scaled_dot_product_efficient_attention", "_scaled_dot_product_cudnn_attention",
              "_scaled_dot_product_fused_attention_overrideable")
+    functional = torch.ops._c10d_functional
     kept = [getattr(aten, name).default for name in names if hasattr(aten, name)]
-    return [*kept, torch.ops._c10d_functional.all_reduce.default]
+    return [*kept, functional.all_reduce.default, functional.all_gather_into_tensor.default, functional.reduce_scatter_tensor.default,
+            functional.all_to_all_single.default]

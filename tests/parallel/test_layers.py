@@ -3,14 +3,25 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from hexareme.parallel.collectives import all_reduce, copy_to_tensor_axis, gather_from_tensor_axis, reduce_from_tensor_axis
+from hexareme.parallel.collectives import (
+    all_gather,
+    all_reduce,
+    copy_to_tensor_axis,
+    gather_from_tensor_axis,
+    gather_sequence,
+    gather_sequence_alike,
+    reduce_from_tensor_axis,
+    reduce_scatter,
+    reduce_scatter_sequence,
+    split_sequence,
+)
 from hexareme.parallel.embedding import VocabParallelEmbedding, VocabParallelHead
 from hexareme.parallel.linear import ColumnParallelLinear, RowParallelLinear
 from hexareme.parallel.partition import ShardSpec
 from hexareme.parallel.partition_module import placed_parameters
 from torch import Tensor, nn
 
-from ..ranks import run_ranks, world
+from ..ranks import RankError, run_ranks, world
 
 
 def slice_of(whole: Tensor, spec: ShardSpec) -> Tensor:
@@ -116,6 +127,44 @@ def test_collectives_forward_and_backward() -> None:
         assert all_reduce(torch.tensor(float(number)), group, "max") == 2
 
     run_ranks(rank, 3)
+
+
+@pytest.mark.parametrize("tp", [1, 2, 4])
+def test_sequence_collectives_equal_one_process(tp: int) -> None:
+    """Every rank's own function of the gathered, split or summed tensor, and all gradients, against torch on whole tensors."""
+    def rank(number: int) -> None:
+        torch.set_default_dtype(torch.float64)
+        torch.manual_seed(0)
+        group, B, S, H = world(), 2, 8, 3
+        x, y = leaf(B, S, H), leaf(tp, B, S, H)  # a whole tensor, and one summand of each rank
+        weights = torch.randn(tp, B, S, H)  # what each rank does with what it gets
+        rows = slice(number * S // tp, (number + 1) * S // tp)
+        shard, summand, whole = (t.detach().clone().requires_grad_() for t in (x[:, rows], y[number], x))
+        wanted = (x.sin() * weights).sum() + (x.cos() * weights[0]).sum() + (y.sum(0).sin() * weights[0]).sum() + (x**3 * weights[0]).sum()
+        wanted.backward()
+        own = (gather_sequence(shard, group).sin() * weights[number]).sum()  # each rank another function
+        alike = (gather_sequence_alike(shard, group).cos() * weights[0]).sum()  # all the same one
+        scattered = (reduce_scatter_sequence(summand, group).sin() * weights[0][:, rows]).sum()
+        split = (split_sequence(whole, group) ** 3 * weights[0][:, rows]).sum()
+        found = all_reduce((own + scattered + split).detach(), group) + alike.detach()
+        torch.testing.assert_close(found, wanted.detach())
+        (own + alike + scattered + split).backward()
+        torch.testing.assert_close(gradient(summand), gradient(y)[number])
+        cubic = 3 * x.detach() ** 2 * weights[0]
+        torch.testing.assert_close(gradient(whole), cubic)
+        torch.testing.assert_close(gradient(shard), (gradient(x) - cubic)[:, rows])
+        for dim in range(3):  # the plain ones along any dim
+            z = torch.arange(4 * tp**3, dtype=torch.float64).view(tp, 2 * tp, 2 * tp) + number
+            torch.testing.assert_close(reduce_scatter(z, group, dim), (tp * (z - number) + tp * (tp - 1) / 2).chunk(tp, dim)[number])
+            torch.testing.assert_close(all_gather(z, group, dim), torch.cat([z - number + i for i in range(tp)], dim))
+
+    run_ranks(rank, tp)
+
+
+def test_a_sequence_that_cannot_be_cut_is_refused() -> None:
+    for function in (reduce_scatter_sequence, split_sequence):
+        with pytest.raises(RankError, match=r"7 tokens cannot be cut over parallel.tp=2; set parallel.sequence_parallel=false, or .* 6 or 8"):
+            run_ranks(lambda _, cut=function: cut(torch.zeros(1, 7, 2), world()) and None, 2)
 
 
 def test_shards_of_a_module_name_every_parameter() -> None:
