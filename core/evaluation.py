@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..data.batch import Batch, stack
 from ..data.dataset import ValidationSet
+from ..parallel.context import LayerGroups
 from .inputs import MicroBatch, micro_batch
+from .loss import LossModel
 
 
 @dataclass(frozen=True)
@@ -27,25 +29,29 @@ class EvaluationResult:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, validation: ValidationSet, *, micro_size: int, samples: int, data_group: dist.ProcessGroup,
+def evaluate(model: LossModel, validation: ValidationSet, *, micro_size: int, samples: int, data_group: dist.ProcessGroup,
              document_mask: bool, device: torch.device, progress: Callable[[int, int], None] | None = None) -> EvaluationResult:
     """Every rank of the data axis takes its share; all do the same number of forward passes, because ZeRO-3's are collective.
+
+    The ranks of one context group take the same windows, and each its own tokens of them.
 
     Args:
         model: a LossModel in evaluation mode.
         validation: windows in order.
         micro_size: samples of one forward pass.
         samples: the first so many windows; 0: all.
-        data_group: the data axis.
+        data_group: the data axis, the context axis in it.
         document_mask: as in training.
         device: of the model.
         progress: told the forward passes done and their number.
     """
     count = min(samples, len(validation)) if samples else len(validation)
-    batches = list(shares(count, micro_size=micro_size, rank=data_group.rank(), size=data_group.size()))
+    groups = model.transformer.groups
+    cp = groups.context.size()
+    batches = list(shares(count, micro_size=micro_size, rank=data_group.rank() // cp, size=data_group.size() // cp))
     total = torch.zeros(2, dtype=torch.float64, device=device)
     for done, indices in enumerate(batches, start=1):
-        micro = _micro(validation, indices, micro_size=micro_size, document_mask=document_mask, device=device)
+        micro = _micro(validation, indices, micro_size=micro_size, document_mask=document_mask, device=device, groups=groups)
         loss_sum: Tensor = model(micro.inputs, micro.targets_BS, micro.loss_mask_BS)
         total += torch.stack([loss_sum.double(), micro.loss_mask_BS.sum(dtype=torch.float64)])
         if progress is not None:
@@ -62,10 +68,11 @@ def shares(count: int, *, micro_size: int, rank: int, size: int) -> Iterator[Seq
         yield range(min(first, count), min(first + micro_size, count))
 
 
-def _micro(validation: ValidationSet, indices: Sequence[int], *, micro_size: int, document_mask: bool, device: torch.device) -> MicroBatch:
+def _micro(validation: ValidationSet, indices: Sequence[int], *, micro_size: int, document_mask: bool, device: torch.device,
+           groups: LayerGroups) -> MicroBatch:
     """One forward pass, filled up with a masked first window where the rank has fewer samples."""
     chosen = [validation.sample(i) for i in indices]
     filler = [validation.sample(0)] * (micro_size - len(chosen))
     batch: Batch = stack([*chosen, *filler])
     batch.loss_mask_BS[len(chosen):] = 0
-    return micro_batch(batch, step=0, document_mask=document_mask, device=device)
+    return micro_batch(batch, step=0, document_mask=document_mask, device=device, groups=groups)

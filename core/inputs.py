@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from ..data.batch import Batch
+from ..parallel.context import LayerGroups
+from ..parallel.sequence_cut import chunks
 from .model.input import ModelInput
 
 
@@ -19,14 +21,18 @@ class MicroBatch:
     loss_mask_BS: Tensor
 
 
-def micro_batch(batch: Batch, *, step: int, document_mask: bool, device: torch.device) -> MicroBatch:
-    """Copies one micro-batch to the device.
+def micro_batch(batch: Batch, *, step: int, document_mask: bool, device: torch.device, groups: LayerGroups | None = None) -> MicroBatch:
+    """Copies one micro-batch to the device, and keeps of it what this rank of the context axis holds.
 
     Args:
         batch: of `micro_size` samples.
         step: of the run; part of the key of dropout.
         document_mask: attention stays inside a document; otherwise it is plain causal.
         device: of the model.
+        groups: the axes of the model; None: every rank takes whole windows.
+
+    Raises:
+        ValueError: the window cannot be cut over the context axis.
     """
     def to_device(array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(device, non_blocking=True)
@@ -36,4 +42,30 @@ def micro_batch(batch: Batch, *, step: int, document_mask: bool, device: torch.d
         documents_BS=to_device(batch.documents_BS) if document_mask else None,
         samples_B=to_device(batch.samples_B), step=torch.tensor(step, dtype=torch.int64, device=device),
     )
-    return MicroBatch(inputs, to_device(batch.targets_BS), to_device(batch.loss_mask_BS))
+    micro = MicroBatch(inputs, to_device(batch.targets_BS), to_device(batch.loss_mask_BS))
+    return micro if groups is None else cut_to_context(micro, groups)
+
+
+def cut_to_context(micro: MicroBatch, groups: LayerGroups) -> MicroBatch:
+    """This rank's tokens of every window, with their targets, positions, documents and loss weights: each is on one rank of the axis.
+
+    Args:
+        micro: whole windows.
+        groups: the axes; a context of one keeps all.
+
+    Raises:
+        ValueError: the window cannot be cut evenly.
+    """
+    context = groups.context
+    if context.size() == 1:
+        return micro
+    inputs = micro.inputs
+    held = chunks(inputs.tokens_BS.shape[1], cp=context.size(), rank=context.rank(), kind=groups.context_attention)
+
+    def cut(x_BS: Tensor) -> Tensor:
+        return torch.cat([x_BS[:, part.start:part.stop] for part in held], dim=1)
+
+    places_S = torch.cat([torch.arange(part.start, part.stop, device=inputs.tokens_BS.device) for part in held])
+    inputs = inputs._replace(tokens_BS=cut(inputs.tokens_BS), positions_BS=cut(inputs.positions_BS), places_S=places_S,
+                             documents_BS=None if inputs.documents_BS is None else cut(inputs.documents_BS))
+    return MicroBatch(inputs, cut(micro.targets_BS), cut(micro.loss_mask_BS))

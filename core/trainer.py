@@ -111,7 +111,8 @@ class Trainer:
         begin = time.perf_counter()
         step, rate = self.progress.step, self.built.engine.learning_rate
         batch = self.loader.batch(step)
-        micros = [micro_batch(part, step=step, document_mask=self.config.data.document_mask, device=self.device)
+        groups = self.context.layer_groups(context_attention=self.config.parallel.context_attention.value)
+        micros = [micro_batch(part, step=step, document_mask=self.config.data.document_mask, device=self.device, groups=groups)
                   for part in batch.split(self.config.batch.micro_size)]
         result = self.built.engine.train_step(micros, stop=self.stop_requested())
         self.progress.step += 1

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import deepspeed
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...parallel.context import ParallelContext
 from ...parallel.partition_module import Placed
 from ..errors import NonFiniteError
 from ..inputs import MicroBatch
+from ..loss import LossModel
 from .norm import clip
 
 LOWER_THE_RATE = "look at the batch, or go on from the last checkpoint with a lower optimizer.learning_rate"
@@ -51,9 +52,10 @@ class Engine:
         self._skips_overflow = skips_overflow
 
     @property
-    def module(self) -> nn.Module:
+    def module(self) -> LossModel:
         """The model inside the engine."""
-        return self.deepspeed.module
+        model: LossModel = self.deepspeed.module
+        return model
 
     @property
     def learning_rate(self) -> float:
@@ -131,7 +133,7 @@ class Engine:
         return float(total)
 
     @contextmanager
-    def evaluating(self) -> Iterator[nn.Module]:
+    def evaluating(self) -> Iterator[LossModel]:
         """The model in evaluation mode."""
         self.module.eval()
         try:
