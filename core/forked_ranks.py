@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from multiprocessing import connection, get_context
 from typing import IO, Any
@@ -35,15 +35,17 @@ class RankError(AssertionError):
     Args:
         text: the first failure in full, the others by their last line.
         cause: the last line of the first failure.
+        told: what that failure tells the user, if it was made for one: exit_code, what, do, file.
     """
 
-    def __init__(self, text: str, cause: str) -> None:
+    def __init__(self, text: str, cause: str, told: Mapping[str, Any] | None = None) -> None:
         super().__init__(text)
         self.cause = cause
+        self.exit_code, self.what, self.do, self.file = ((told or {}).get(key) for key in ("exit_code", "what", "do", "file"))
 
 
 def run_ranks(function: Callable[..., Any], world_size: int, *arguments: Any, timeout: float | None = 60.0,
-              quiet: bool = False) -> list[Any]:
+              quiet: bool = False, backend: str = "gloo") -> list[Any]:
     """`function(rank, *arguments)` on `world_size` forked ranks with gloo initialised; their results in rank order.
 
     Args:
@@ -52,11 +54,12 @@ def run_ranks(function: Callable[..., Any], world_size: int, *arguments: Any, ti
         arguments: passed on, shared by copy-on-write.
         timeout: seconds for the whole case; None: no limit.
         quiet: what the ranks print is shown only if one fails.
+        backend: of torch.distributed.
 
     Raises:
         RankError: with the traceback of the first rank that failed.
     """
-    with ForkedRanks(function, world_size, *arguments, timeout=timeout, quiet=quiet) as case:
+    with ForkedRanks(function, world_size, *arguments, timeout=timeout, quiet=quiet, backend=backend) as case:
         while not case.finished:
             wait_for_any([case])
         return case.results()
@@ -69,14 +72,14 @@ class ForkedRanks:
     """
 
     def __init__(self, function: Callable[..., Any], world_size: int, *arguments: Any, timeout: float | None = 60.0,
-                 quiet: bool = False) -> None:
+                 quiet: bool = False, backend: str = "gloo") -> None:
         self._function, self._arguments, self._world_size = function, arguments, world_size
-        self._timeout, self._quiet = timeout, quiet
+        self._timeout, self._quiet, self._backend = timeout, quiet, backend
         self._deadline = float("inf")
         self._children: list[Any] = []
         self._waiting: dict[int, Any] = {}
         self._found: dict[int, Any] = {}
-        self._failures: list[str] = []
+        self._failures: list[tuple[str, dict[str, Any] | None]] = []
         self._output: IO[bytes] | None = None
 
     def __enter__(self) -> "ForkedRanks":
@@ -136,13 +139,13 @@ class ForkedRanks:
                 healthy, value = reader.recv()
             except (EOFError, OSError):
                 self._children[rank].join(_GRACE)
-                healthy, value = False, f"rank {rank} died with exit code {self._children[rank].exitcode}"
+                healthy, value = False, (f"rank {rank} died with exit code {self._children[rank].exitcode}", None)
             finally:
                 reader.close()
             if healthy:
                 self._found[rank] = value
             else:
-                self._failures.append(value.strip())
+                self._failures.append(value)
                 self._deadline = min(self._deadline, time.monotonic() + _GRACE)
 
     def results(self) -> list[Any]:
@@ -152,11 +155,11 @@ class ForkedRanks:
             RankError: a rank failed, died, or did not finish in time.
         """
         if self._waiting and not self._failures:
-            self._failures.append(f"ranks {sorted(self._waiting)} did not finish within {self._timeout:.0f} s")
+            self._failures.append((f"ranks {sorted(self._waiting)} did not finish within {self._timeout:.0f} s", None))
         if self._failures:
-            first, *later = self._failures
-            texts = [first, *(f"(later) {text.splitlines()[-1]}" for text in later), *self._last_words()]
-            raise RankError("\n\n".join(texts), first.splitlines()[-1])
+            (first, told), *later = self._failures
+            texts = [first, *(f"(later) {text.splitlines()[-1]}" for text, _ in later), *self._last_words()]
+            raise RankError("\n\n".join(texts), first.splitlines()[-1], told)
         return [self._found[rank] for rank in range(self._world_size)]
 
     def _last_words(self) -> list[str]:
@@ -178,8 +181,8 @@ class ForkedRanks:
             writer.send_bytes(pickle.dumps((True, self._function(rank, *self._arguments))))
             dist.barrier()  # nobody leaves while a peer still talks to it
             dist.destroy_process_group()
-        except BaseException:
-            writer.send_bytes(pickle.dumps((False, f"rank {rank} failed:\n{traceback.format_exc()}")))
+        except BaseException as error:
+            writer.send_bytes(pickle.dumps((False, (f"rank {rank} failed:\n{traceback.format_exc().strip()}", _told(error)))))
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
@@ -204,7 +207,16 @@ class ForkedRanks:
         else:
             listener.close()  # or the port would outlive rank 0
             store = dist.TCPStore("127.0.0.1", port, is_master=False, timeout=limit)
-        dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size, timeout=limit)
+        dist.init_process_group(self._backend, store=store, rank=rank, world_size=world_size, timeout=limit)
+
+
+def _told(error: BaseException) -> dict[str, Any] | None:
+    """What an error says to the user; as plain values, because not every error survives a pickle."""
+    code = getattr(error, "exit_code", None)
+    if not isinstance(code, int):
+        return None
+    file = getattr(error, "file", None)
+    return {"exit_code": code, "what": str(getattr(error, "what", error)), "do": str(getattr(error, "do", "")), "file": file and str(file)}
 
 
 def wait_for_any(cases: Sequence[ForkedRanks]) -> None:
