@@ -1,0 +1,42 @@
+"""Which stage of a pipeline holds which blocks: as the config says, or balanced by cost. Pure: imports no torch."""
+
+from dataclasses import replace
+
+from ..conf.schema import ModelConfig, ParallelConfig
+from ..parallel.stages import Placement, Stage, balanced, stages_of
+from .flops import forward_flops
+
+
+def placement(parallel: ParallelConfig) -> Placement:
+    """Which rank of the pipeline holds which stages."""
+    return Placement.of(parallel.schedule.value, pp=parallel.pp, virtual_stages=parallel.virtual_stages)
+
+
+def stage_plan(model: ModelConfig, parallel: ParallelConfig) -> list[Stage]:
+    """The stages of a run, first to last; one for a model that is not cut.
+
+    Raises:
+        ValueError: `parallel.stage_layers` is no such cut, or there are more stages than blocks.
+    """
+    if parallel.pp == 1:
+        return [Stage.whole(model.num_layers)]
+    stages, chosen = placement(parallel).num_stages, parallel.stage_layers
+    if not chosen:
+        embedding, blocks, head = stage_costs(model)
+        return stages_of(balanced(blocks, stages, first=embedding, last=head))
+    if len(chosen) != stages or sum(chosen) != model.num_layers or min(chosen) < 1:
+        raise ValueError(f"parallel.stage_layers={list(chosen)} must be {stages} numbers of at least 1 that add up to "
+                         f"model.num_layers={model.num_layers}; leave it out, and the stages are balanced by cost")
+    return stages_of(chosen)
+
+
+def stage_costs(model: ModelConfig) -> tuple[int, list[int], int]:
+    """Operations of a forward pass over one sample: of the embedding, of each block, of the head.
+
+    The backward pass takes the same multiple of each, so it does not change the balance. A lookup multiplies nothing; it is counted as
+    one addition for each number that it moves.
+    """
+    one = forward_flops(replace(model, num_layers=1), samples=1, sequence_length=model.sequence_length)
+    head = one["head"]
+    block = sum(one.values()) - head
+    return model.sequence_length * model.hidden_size, [block] * model.num_layers, head
