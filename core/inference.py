@@ -1,33 +1,39 @@
 """A trained model without its training engine: for evaluate and generate, from a checkpoint of any layout."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
-from ..conf.schema import ModelConfig
-from ..parallel.context import LayerGroups
+from ..conf.errors import ConfigError
+from ..conf.schema import LayoutConfig, ModelConfig
+from ..parallel.context import ParallelContext
 from ..parallel.partition import ShardSpec
 from ..parallel.partition_module import placed_buffers, placed_parameters
+from ..parallel.topology import Topology
 from .checkpoint.checkpointer import Checkpointer
 from .checkpoint.fragment import Fragment
 from .checkpoint.reader import Checkpoint
 from .errors import CheckpointError
+from .inference_layout import inference_problems
 from .loss import LossModel
 from .model.build import build_model
+
+Opened = TypeVar("Opened")
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A model in evaluation mode, and the checkpoint it came from."""
+    """This rank's part of a model, in evaluation mode, and the checkpoint it came from."""
 
     model: LossModel
     checkpoint: Checkpoint
+    context: ParallelContext
     device: torch.device
 
     @property
@@ -57,36 +63,44 @@ def find_checkpoint(path: Path) -> Checkpoint:
                           file=str(path))
 
 
-@contextmanager
-def alone() -> Iterator[LayerGroups]:
-    """A process group of this one process, without a port."""
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    try:
-        assert dist.group.WORLD is not None
-        yield LayerGroups.of_tensor_axis(dist.group.WORLD)
-    finally:
-        dist.destroy_process_group()
-
-
-def load_trained(path: Path, *, groups: LayerGroups) -> Trained:
-    """The model of a checkpoint, on the GPU where there is one.
+def load_trained(path: Path, layout: LayoutConfig, *, device: torch.device) -> Trained:
+    """This rank's part of the model of a checkpoint; each rank reads only its own slices. Collective: it makes the groups.
 
     Args:
         path: a checkpoint folder or a run folder.
-        groups: the axes.
+        layout: the degrees; what remains of the world size is the data axis.
+        device: of this rank.
 
     Raises:
         CheckpointError: missing or damaged.
+        ConfigError: the model does not fit the layout.
     """
     checkpoint = find_checkpoint(path)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    transformer = build_model(model_config(checkpoint), seed=0, groups=groups, device=device)
+    config, world_size = model_config(checkpoint), dist.get_world_size()
+    if problems := inference_problems(layout, config, world_size):
+        raise ConfigError(problems)
+    topology = Topology.divide(world_size=world_size, tp=layout.tp, pp=layout.pp, cp=layout.cp, ep=layout.ep)
+    context = ParallelContext.create(topology, dist.get_rank())
+    groups = context.layer_groups(context_attention=layout.context_attention.value)
+    transformer = build_model(config, seed=0, groups=groups, device=device)
+    checkpoint.load(_fragments(transformer))
+    return Trained(LossModel(transformer).eval(), checkpoint, context, device)
+
+
+def _fragments(model: nn.Module) -> list[Fragment]:
+    """Every tensor of a model that a checkpoint holds, to be filled."""
     state = [Fragment(each.name, "parameter", each.shard, 0, each.parameter.data.view(-1), write=False)
-             for each in placed_parameters(transformer)]
-    state += [Fragment(name, "buffer", ShardSpec.whole(buffer.shape), 0, buffer.view(-1), write=False)
-              for name, buffer in placed_buffers(transformer).items()]
-    checkpoint.load(state)
-    return Trained(LossModel(transformer).eval(), checkpoint, device)
+             for each in placed_parameters(model)]
+    return state + [Fragment(name, "buffer", ShardSpec.whole(buffer.shape), 0, buffer.view(-1), write=False)
+                    for name, buffer in placed_buffers(model).items()]
+
+
+def first_rank_first(action: Callable[[], Opened]) -> Opened:
+    """One rank verifies and stamps a corpus; the others then open it in milliseconds."""
+    first = dist.get_rank() == 0
+    result = action() if first else None
+    dist.barrier()
+    return result if result is not None else action()
 
 
 def model_config(checkpoint: Checkpoint) -> ModelConfig:

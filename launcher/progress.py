@@ -6,9 +6,14 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def progress_bar(what: str) -> Iterator[Callable[[int, int], None] | None]:
-    """A function that is told (done, total), or None where nobody would see the bar."""
-    if not sys.stderr.isatty():
+def progress_bar(what: str, *, shown: bool = True) -> Iterator[Callable[[int, int], None] | None]:
+    """A function that is told (done, total), or None where nobody would see the bar.
+
+    Args:
+        what: is done.
+        shown: this process is the one that shows it.
+    """
+    if not shown or not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console

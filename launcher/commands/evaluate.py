@@ -1,14 +1,20 @@
 """`hexareme evaluate`: loss and perplexity of a checkpoint on a corpus, if asked beside a bigram model of the same tokens."""
 
 import json
+from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...conf.commands_schema import Baseline, EvaluateConfig
 from ...conf.compose import compose
 from ..checkpoint_path import checkpoint_path
+from ..command_ranks import on_ranks
+from ..environment import without_local_rank
 from ..progress import progress_bar
+
+if TYPE_CHECKING:
+    import torch
 
 
 def main(overrides: list[str]) -> int:
@@ -20,38 +26,47 @@ def main(overrides: list[str]) -> int:
     Raises:
         ConfigError, CheckpointError, DataError: with the way out.
     """
-    config = compose("evaluate", overrides)
-    path = checkpoint_path(config)
-    result = measure(config, path)
+    config = compose("evaluate", without_local_rank(overrides))
+    result = measure(config, checkpoint_path(config))
+    if result is None:
+        return 0
     show(result)
     if config.output:
         Path(config.output).write_text(json.dumps(result, indent=2) + "\n")
     return 0
 
 
-def measure(config: EvaluateConfig, path: Path) -> dict[str, Any]:
-    """The figures of the table by name."""
+def measure(config: EvaluateConfig, path: Path) -> dict[str, Any] | None:
+    """The figures of the table by name; None on a rank that does not print."""
+    result = on_ranks(config.parallel, config.cluster, partial(measure_here, config, path))
+    if result is None:
+        return None
+    if config.baseline is Baseline.bigram:
+        from ...data.bigram import kneser_ney_perplexity
+        from ...data.token_file import open_corpus
+
+        tokens = open_corpus(result["corpus"], part=config.part.value)
+        result["bigram_perplexity"] = kneser_ney_perplexity(open_corpus(result["corpus"]), tokens, result["vocab_size"])
+    return {name: value for name, value in result.items() if name != "vocab_size"} | speed_of(path)
+
+
+def measure_here(config: EvaluateConfig, path: Path, device: "torch.device") -> dict[str, Any]:
+    """The model's figures, on one of the ranks that compute them together."""
     from ...core.evaluation import evaluate
-    from ...core.inference import alone, load_trained
+    from ...core.inference import first_rank_first, load_trained
     from ...data.dataset import ValidationSet
     from ...data.token_file import open_corpus
 
-    with alone() as groups:
-        trained = load_trained(path, groups=groups)
-        corpus, sizes = config.corpus or trained.corpus, trained.model.transformer.config
-        tokens = open_corpus(corpus, part=config.part.value)
-        windows = ValidationSet(tokens, sequence_length=sizes.sequence_length, document_mask=trained.document_mask,
-                                vocab_size=sizes.vocab_size)
-        with progress_bar("evaluating") as progress:
-            found = evaluate(trained.model, windows, micro_size=config.micro_size, samples=config.samples, data_group=groups.context,
-                             document_mask=trained.document_mask, device=trained.device, progress=progress)
-    result: dict[str, Any] = {"checkpoint": str(trained.checkpoint.folder), "corpus": corpus, "part": config.part.value,
-                              "tokens": found.tokens, "loss": found.loss, "perplexity": found.perplexity}
-    if config.baseline is Baseline.bigram:
-        from ...data.bigram import kneser_ney_perplexity
-
-        result["bigram_perplexity"] = kneser_ney_perplexity(open_corpus(corpus), tokens, sizes.vocab_size)
-    return result | speed_of(path)
+    trained = load_trained(path, config.parallel, device=device)
+    corpus, sizes = config.corpus or trained.corpus, trained.model.transformer.config
+    tokens = first_rank_first(lambda: open_corpus(corpus, part=config.part.value))
+    windows = ValidationSet(tokens, sequence_length=sizes.sequence_length, document_mask=trained.document_mask,
+                            vocab_size=sizes.vocab_size)
+    with progress_bar("evaluating", shown=trained.context.rank == 0) as progress:
+        found = evaluate(trained.model, windows, micro_size=config.micro_size, samples=config.samples,
+                         data_group=trained.context.data, document_mask=trained.document_mask, device=device, progress=progress)
+    return {"checkpoint": str(trained.checkpoint.folder), "corpus": corpus, "part": config.part.value, "tokens": found.tokens,
+            "loss": found.loss, "perplexity": found.perplexity, "vocab_size": sizes.vocab_size}
 
 
 def speed_of(path: Path) -> dict[str, Any]:

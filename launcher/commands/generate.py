@@ -4,16 +4,21 @@ import json
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...conf.commands_schema import GenerateConfig
 from ...conf.compose import compose
 from ...conf.errors import ConfigError, Problem
 from ...data.tokenizer import Tokenizer, load_tokenizer
 from ..checkpoint_path import checkpoint_path
+from ..command_ranks import on_ranks
+from ..environment import without_local_rank
 
 if TYPE_CHECKING:
+    import torch
+
     from ...core.model.transformer import Transformer
 
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what a character looks like whose last bytes are still to come
@@ -28,26 +33,32 @@ def main(overrides: list[str]) -> int:
     Raises:
         ConfigError, CheckpointError, DataError: with the way out.
     """
-    config = compose("generate", overrides)
+    config = compose("generate", without_local_rank(overrides))
     path = checkpoint_path(config)
-    from ...core.inference import alone, load_trained
-
-    with alone() as groups:
-        trained = load_trained(path, groups=groups)
-        tokenizer = load_tokenizer(config.tokenizer or trained.corpus)
-        begin = time.perf_counter()
-        text, count = "", 0
-        show(config.prompt, config.stream)
-        for piece, drawn in pieces(config, tokenizer, trained.model.transformer):
-            text, count = text + piece, drawn
-            show(piece, config.stream)
-        print("" if config.stream else config.prompt + text)
-    seconds = time.perf_counter() - begin
-    print(f"[{count} tokens, {count / seconds:.1f} tokens/s, {trained.checkpoint.folder}]", file=sys.stderr)
-    if config.output:
-        result = {"prompt": config.prompt, "text": text, "tokens": count, "checkpoint": str(trained.checkpoint.folder)}
+    result = on_ranks(config.parallel, config.cluster, partial(write_here, config, path))
+    if config.output and result is not None:
         Path(config.output).write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
     return 0
+
+
+def write_here(config: GenerateConfig, path: Path, device: "torch.device") -> dict[str, Any]:
+    """The text, on one of the ranks that compute it together; rank 0 prints it."""
+    from ...core.inference import load_trained
+
+    trained = load_trained(path, config.parallel, device=device)
+    tokenizer = load_tokenizer(config.tokenizer or trained.corpus)
+    speaks = trained.context.rank == 0
+    begin = time.perf_counter()
+    text, count = "", 0
+    show(config.prompt, config.stream and speaks)
+    for piece, drawn in pieces(config, tokenizer, trained.model.transformer, speaks=speaks):
+        text, count = text + piece, drawn
+        show(piece, config.stream and speaks)
+    seconds = time.perf_counter() - begin
+    if speaks:
+        print("" if config.stream else config.prompt + text)
+        print(f"[{count} tokens, {count / seconds:.1f} tokens/s, {trained.checkpoint.folder}]", file=sys.stderr)
+    return {"prompt": config.prompt, "text": text, "tokens": count, "checkpoint": str(trained.checkpoint.folder)}
 
 
 def show(piece: str, stream: bool) -> None:
@@ -56,7 +67,7 @@ def show(piece: str, stream: bool) -> None:
         print(piece, end="", flush=True)
 
 
-def pieces(config: GenerateConfig, tokenizer: Tokenizer, model: "Transformer") -> Iterator[tuple[str, int]]:
+def pieces(config: GenerateConfig, tokenizer: Tokenizer, model: "Transformer", *, speaks: bool = True) -> Iterator[tuple[str, int]]:
     """New text as soon as it is certain, with the number of tokens drawn so far; ends at the end of the document, a stop text or a
     full context."""
     from ...core.generation import generate
@@ -77,7 +88,7 @@ def pieces(config: GenerateConfig, tokenizer: Tokenizer, model: "Transformer") -
         if held.stopped:
             return
     yield held.rest(tokenizer.decode(ids)), len(ids)
-    if len(ids) == room:
+    if speaks and len(ids) == room:
         print(f"\n[the context of {model.config.sequence_length} tokens is full]", file=sys.stderr)
 
 
