@@ -159,16 +159,17 @@ def axis_labels(context: ParallelContext) -> dict[tuple[int, ...], str]:
     return labels
 
 
-def by_axis(calls: Iterable[Call], labels: Mapping[tuple[int, ...], str]) -> dict[str, Traffic]:
-    """The calls added up for each label of their group; those of at most METADATA_BYTES under `metadata`.
+def by_axis(calls: Iterable[Call], labels: Mapping[tuple[int, ...], str]) -> dict[tuple[str, str], Traffic]:
+    """The calls added up for each (label of their group, kind); those of at most METADATA_BYTES under (METADATA, "all").
 
     Args:
         calls: of a recorder.
         labels: from `axis_labels`; a group that it does not name appears as its list of ranks.
     """
-    found: dict[str, Traffic] = {}
+    found: dict[tuple[str, str], Traffic] = {}
     for call in calls:
-        label = METADATA if call.payload <= METADATA_BYTES else labels.get(call.ranks, f"ranks {list(call.ranks)}")
-        so_far = found.get(label, Traffic(0, 0, 0.0))
-        found[label] = Traffic(so_far.calls + 1, so_far.payload + call.payload, so_far.sent + call.sent)
+        label = labels.get(call.ranks, f"ranks {list(call.ranks)}")
+        key = (METADATA, "all") if call.payload <= METADATA_BYTES else (label, call.kind)
+        so_far = found.get(key, Traffic(0, 0, 0.0))
+        found[key] = Traffic(so_far.calls + 1, so_far.payload + call.payload, so_far.sent + call.sent)
     return found

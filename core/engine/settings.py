@@ -39,7 +39,12 @@ def deepspeed_settings(train: TrainConfig, parallel: ParallelConfig, *, micro_si
 
 
 def _zero(parallel: ParallelConfig, *, pin_memory: bool) -> dict[str, Any]:
-    """ZeRO's own part: the least traffic, and no guessing by parameter size."""
+    """ZeRO's own part: the least traffic.
+
+    Stage 3 keeps norms and biases whole (up to 100,000 elements), and weights from their use in the forward pass until the backward pass
+    is over, as long as no more than 10^9 elements lie whole: so each is gathered once a micro-batch, not twice. Where that is too much
+    memory, parallel.deepspeed lowers it: `stage3_max_live_parameters` and `stage3_max_reuse_distance` at 0 free every weight at once.
+    """
     zero: dict[str, Any] = {
         "stage": parallel.zero,
         "contiguous_gradients": True,
@@ -48,6 +53,10 @@ def _zero(parallel: ParallelConfig, *, pin_memory: bool) -> dict[str, Any]:
         "overlap_comm": pin_memory and parallel.zero >= 2,  # needs streams, which only a GPU has
         "reduce_bucket_size": 50_000_000,
         "allgather_bucket_size": 50_000_000,
+        "stage3_prefetch_bucket_size": 50_000_000,
+        "stage3_param_persistence_threshold": 100_000,
+        "stage3_max_live_parameters": 1_000_000_000,
+        "stage3_max_reuse_distance": 1_000_000_000,
     }
     if parallel.offload is not Offload.none:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": pin_memory}

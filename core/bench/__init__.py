@@ -1,0 +1,1 @@
+"""What `hexareme bench` measures, each beside its theory."""

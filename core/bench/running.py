@@ -1,0 +1,62 @@
+"""A training run without data: the engine that training builds, fed with random tokens."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from ...conf.schema import Config
+from ...parallel.context import ParallelContext
+from ...parallel.topology import Topology
+from ..batch import BatchPlan
+from ..engine.build import Built
+from ..inputs import MicroBatch, cut_to_context
+from ..model.input import ModelInput
+from ..run import build
+
+
+@dataclass(frozen=True)
+class Running:
+    """One rank of it.
+
+    Args:
+        config: of the run.
+        context: the process groups.
+        plan: the batch.
+        built: engine and state.
+    """
+
+    config: Config
+    context: ParallelContext
+    plan: BatchPlan
+    built: Built
+
+    def train_step(self, step: int) -> None:
+        """One update on random tokens."""
+        self.built.engine.train_step([self._micro_batch(step, number) for number in range(self.plan.accumulation_steps)])
+
+    def _micro_batch(self, step: int, number: int) -> MicroBatch:
+        model, size = self.config.model, self.config.batch.micro_size
+        generator = torch.Generator().manual_seed((step * self.plan.accumulation_steps + number) * self.plan.dp + self.context.coordinate.dp)
+        ids = torch.randint(model.vocab_size, (size, model.sequence_length + 1), generator=generator)
+        positions = torch.arange(model.sequence_length).repeat(size, 1)
+        inputs = ModelInput(ids[:, :-1], positions, None, torch.arange(size), torch.tensor(step))
+        groups = self.context.layer_groups(context_attention=self.config.parallel.context_attention.value)
+        return cut_to_context(MicroBatch(inputs, ids[:, 1:], torch.ones(size, model.sequence_length)), groups)
+
+
+def start(config: Config, *, rank: int, world_size: int) -> Running:
+    """Builds groups, model and engine as training does. Collective.
+
+    Args:
+        config: of a training run; its data is not read.
+        rank: of this process; torch.distributed is started.
+        world_size: ranks.
+    """
+    os.environ["LOCAL_RANK"] = str(rank)  # DeepSpeed asks for it
+    parallel, device = config.parallel, torch.device("cpu")
+    topology = Topology.divide(world_size=world_size, tp=parallel.tp, pp=parallel.pp, cp=parallel.cp, ep=parallel.ep)
+    context = ParallelContext.create(topology, rank)
+    plan = BatchPlan.divide(global_size=config.batch.global_size, micro_size=config.batch.micro_size, dp=topology.dp)
+    built = build(config, context, device, plan)
+    return Running(config, context, plan, built)
