@@ -81,7 +81,7 @@ def open_run(config: Config, place: Place, *, stop_requested: Callable[[], bool]
     context = ParallelContext.create(topology, place.rank)
     plan = BatchPlan.divide(global_size=config.batch.global_size, micro_size=config.batch.micro_size, dp=topology.dp)
     training, validation = _one_rank_first(place, lambda: open_data(config))
-    built = _build(config, context, place, plan)
+    built = build(config, context, place.device, plan)
     checkpointer = Checkpointer(Path(config.run.directory) / "checkpoints", keep=config.checkpoint.keep, rank=place.rank,
                                 world_size=place.world_size, agree=lambda ok: _all_agree(ok, place.device))
     agreed = agreed_config(config)
@@ -170,14 +170,15 @@ def moments(checkpoint: Checkpoint) -> dict[str, list[str]]:
     return found
 
 
-def _build(config: Config, context: ParallelContext, place: Place, plan: BatchPlan) -> Built:
-    transformer = build_model(config.model, seed=config.train.seed, device=place.device, recompute=config.train.recompute.value,
+def build(config: Config, context: ParallelContext, device: torch.device, plan: BatchPlan) -> Built:
+    """The model and its engine as a run trains them; a proof compares exactly these."""
+    transformer = build_model(config.model, seed=config.train.seed, device=device, recompute=config.train.recompute.value,
                               groups=context.layer_groups(sequence_parallel=config.parallel.sequence_parallel,
                                                           context_attention=config.parallel.context_attention.value))
     if config.train.compile:
         compile_blocks(transformer)
     model = LossModel(transformer, precision=config.train.precision.value)
-    return build_engine(model, config, context=context, device=place.device, accumulation_steps=plan.accumulation_steps)
+    return build_engine(model, config, context=context, device=device, accumulation_steps=plan.accumulation_steps)
 
 
 def write_config(config: Config) -> None:

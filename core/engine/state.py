@@ -1,6 +1,7 @@
 """The training state as fragments: for each ZeRO stage, which elements of which tensor lie where on this rank."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -59,6 +60,29 @@ class EngineState:
         found += [Fragment(name, "buffer", ShardSpec.whole(buffer.shape), 0, buffer.view(-1), first)
                   for name, buffer in self._buffers.items()]
         return found
+
+    @contextmanager
+    def watching_gradients(self) -> Iterator[list[Fragment]]:
+        """Copies of this rank's gradients (kind `gradient`) as the optimizer gets them at the next update: averaged, unscaled, clipped.
+
+        Yields:
+            A list that the update fills: stage by stage's own way, all at once or one flat group after another.
+        """
+        found: list[Fragment] = []
+
+        def keep(optimizer: torch.optim.Optimizer, *_: object) -> None:
+            updated = {id(key) for group in optimizer.param_groups for key in group["params"] if key.grad is not None}
+            for placed, start, master, key in self._owned():
+                if id(key) in updated:
+                    offset = master.storage_offset() - key.storage_offset()
+                    gradient = key.grad.view(-1).narrow(0, offset, master.numel()).clone()
+                    found.append(Fragment(placed.name, "gradient", placed.shard, start, gradient, self._writes(placed)))
+
+        handle = self._base.register_step_pre_hook(keep)
+        try:
+            yield found
+        finally:
+            handle.remove()
 
     def materialize(self, kinds: Mapping[str, Collection[str]]) -> None:
         """Makes the optimizer's moments, which torch makes only at the first update, so that a checkpoint can fill them.
