@@ -17,6 +17,8 @@ class LayerGroups:
         expert: the expert axis: experts are cut over it.
         sequence_parallel: norms, dropout and residuals live on shards of the sequence, cut over `tensor`.
         context_attention: ring or ulysses: how attention sees the whole sequence.
+        overlap: the backward pass of a column-parallel layer communicates while it computes the weight's gradient, in one autograd node;
+            not for pipeline schedules that split the backward pass.
     """
 
     tensor: dist.ProcessGroup
@@ -24,6 +26,7 @@ class LayerGroups:
     expert: dist.ProcessGroup
     sequence_parallel: bool = False
     context_attention: str = "ring"
+    overlap: bool = False
 
     @classmethod
     def of_tensor_axis(cls, tensor: dist.ProcessGroup) -> "LayerGroups":
@@ -64,9 +67,10 @@ class ParallelContext:
     model: dist.ProcessGroup
     world: dist.ProcessGroup
 
-    def layer_groups(self, *, sequence_parallel: bool = False, context_attention: str = "ring") -> LayerGroups:
-        """What the layers of a model must know."""
-        return LayerGroups(self.tensor, self.context, self.expert, sequence_parallel and self.tensor.size() > 1, context_attention)
+    def layer_groups(self, *, sequence_parallel: bool = False, context_attention: str = "ring", overlap: bool = False) -> LayerGroups:
+        """What the layers of a model must know; on a tensor axis of one there is nothing to cut and nothing to overlap."""
+        cut = self.tensor.size() > 1
+        return LayerGroups(self.tensor, self.context, self.expert, sequence_parallel and cut, context_attention, overlap and cut)
 
     @classmethod
     def create(cls, topology: Topology, rank: int) -> "ParallelContext":

@@ -93,14 +93,25 @@ def shard_parts(shape: Sequence[int], *, dim: int, parts: Sequence[int], degree:
     """
     if sum(parts) != shape[dim]:
         raise ValueError(f"parts={tuple(parts)} must add up to {shape[dim]}")
-    pieces, local, start = [], 0, 0
+    pieces = _even_pieces(parts, 0, degree, index)
+    return _packed(shape, dim, pieces)
+
+
+def _packed(shape: Sequence[int], dim: int, pieces: tuple[Piece, ...]) -> ShardSpec:
+    """The spec of pieces that lie one after the other, without padding."""
+    return ShardSpec(tuple(shape), dim, pieces, sum(piece.length for piece in pieces))
+
+
+def _even_pieces(parts: Sequence[int], start: int, degree: int, index: int) -> tuple[Piece, ...]:
+    """Slice `index` of `degree` of every part, one after the other; the first part begins at `start`."""
+    pieces, local = [], 0
     for part in parts:
         if part % degree:
             raise ValueError(f"parallel.tp={degree} must divide the size {part} of a layer's part; try tp in {divisors(part)}")
         length = part // degree
         pieces.append(Piece(local, start + index * length, length))
         local, start = local + length, start + part
-    return ShardSpec(tuple(shape), dim, tuple(pieces), local)
+    return tuple(pieces)
 
 
 def shard_padded(shape: Sequence[int], *, dim: int, degree: int, index: int) -> ShardSpec:
@@ -116,3 +127,29 @@ def shard_padded(shape: Sequence[int], *, dim: int, degree: int, index: int) -> 
     start = index * local_size
     length = max(0, min(local_size, size - start))
     return ShardSpec(tuple(shape), dim, (Piece(0, start, length),) if length else (), local_size)
+
+
+def shard_repeated(shape: Sequence[int], *, parts: Sequence[int], repeated: Sequence[int], degree: int, index: int,
+                   distinct: int) -> tuple[ShardSpec, ShardSpec]:
+    """Cut dim 0 into consecutive `parts`, each cut evenly over all shards, then `repeated` ones, each cut into fewer: `distinct`.
+
+    Shard `index` holds slice `index * distinct // degree` of every repeated part, as do its degree / distinct neighbours.
+
+    Args:
+        shape: the global shape; the parts of both kinds add up to `shape[0]`.
+        parts, repeated: sizes.
+        degree, index: number of shards, and which one.
+        distinct: number of different slices of the repeated parts; it divides `degree`.
+
+    Returns:
+        What the shard holds of `parts`, and what it holds of `repeated`.
+
+    Raises:
+        ValueError: the parts do not add up, or cannot be cut evenly.
+    """
+    if sum(parts) + sum(repeated) != shape[0]:
+        raise ValueError(f"parts={tuple(parts)} and {tuple(repeated)} must add up to {shape[0]}")
+    if degree % distinct:
+        raise ValueError(f"{distinct} distinct slices must divide {degree} shards")
+    shared = _even_pieces(repeated, sum(parts), distinct, index * distinct // degree)
+    return _packed(shape, 0, _even_pieces(parts, 0, degree, index)), _packed(shape, 0, shared)

@@ -1,13 +1,15 @@
 """Self-attention, heads cut along the tensor axis.
 
-Shapes: B micro-batch, S new tokens (queries), K keys, H hidden, N query heads here, G kv heads here, D head dim.
+Shapes: B micro-batch, S new tokens (queries), K keys, H hidden, N query heads here, G kv heads here, D head dim,
+o columns of this rank's q, k and v.
 """
 
 from torch import Tensor, nn
 
 from ...conf.schema import ModelConfig, Positions
 from ...parallel.context import LayerGroups
-from ...parallel.linear import ColumnParallelLinear, RowParallelLinear
+from ...parallel.heads import check_degree, qkv_linear
+from ...parallel.linear import RowParallelLinear
 from ...parallel.random import stream_key
 from ...parallel.topology import divisors
 from .attend import Attend
@@ -21,7 +23,7 @@ class Attention(nn.Module):
     Args:
         config: sizes.
         layer: number of the block.
-        groups: the axes; each rank of the tensor axis holds whole heads.
+        groups: the axes; each rank of the tensor axis holds whole heads, and shares a kv head where there are fewer than ranks.
         seed: of attention dropout.
 
     Raises:
@@ -33,18 +35,20 @@ class Attention(nn.Module):
         group = groups.tensor
         _check_heads(config, group.size())
         self.layer, self.head_dim = layer, config.hidden_size // config.num_heads
-        self.num_heads, self.num_kv_heads = config.num_heads // group.size(), config.num_kv_heads // group.size()
+        self.num_heads = config.num_heads // group.size()
         self.rope = config.positions == Positions.rope
         self.attend = Attend(groups, group.rank() * self.num_heads, config.attention_dropout,
                              stream_key(seed, "dropout", layer, "attention_weights"))
-        q, kv = config.num_heads * self.head_dim, config.num_kv_heads * self.head_dim
-        self.qkv = ColumnParallelLinear(config.hidden_size, q + 2 * kv, bias=config.bias, group=group, parts=(q, kv, kv))
-        self.output = RowParallelLinear(q, config.hidden_size, bias=config.bias, group=group)
+        self.qkv = qkv_linear(config.hidden_size, num_heads=config.num_heads, num_kv_heads=config.num_kv_heads, head_dim=self.head_dim,
+                              bias=config.bias, group=group, sequence_parallel=groups.sequence_parallel, overlap=groups.overlap)
+        self.output = RowParallelLinear(config.num_heads * self.head_dim, config.hidden_size, bias=config.bias, group=group,
+                                        sequence_parallel=groups.sequence_parallel)
 
-    def forward(self, x_BSH: Tensor, shared: Shared) -> Tensor:
-        """[B, S, H] -> [B, S, H]."""
-        B, S, _ = x_BSH.shape
-        parts = self.qkv(x_BSH).split(self.qkv.local_parts, dim=-1)
+    def forward(self, x: Tensor, shared: Shared) -> Tensor:
+        """The residual stream, [B, S, H] or a shard of the sequence -> the same shape."""
+        qkv_BSo = self.qkv(x)  # the whole sequence
+        B, S, _ = qkv_BSo.shape
+        parts = qkv_BSo.split(self.qkv.local_parts, dim=-1)
         q_BNSD, k_BGSD, v_BGSD = (part.view(B, S, -1, self.head_dim).transpose(1, 2) for part in parts)
         if shared.rotation_BSD is not None:
             q_BNSD, k_BGSD = rotate(q_BNSD, shared.rotation_BSD), rotate(k_BGSD, shared.rotation_BSD)
@@ -62,6 +66,4 @@ def _check_heads(config: ModelConfig, tp: int) -> None:
         raise ValueError(f"model.num_kv_heads={kv_heads} must divide model.num_heads={heads}; try one of {divisors(heads)}")
     if config.positions == Positions.rope and (hidden // heads) % 2:
         raise ValueError(f"model.positions=rope needs an even head size, not {hidden} / {heads}; choose other model.num_heads")
-    for key, value in (("num_heads", heads), ("num_kv_heads", kv_heads)):
-        if value % tp:
-            raise ValueError(f"parallel.tp={tp} must divide model.{key}={value}; try tp in {divisors(value)}")
+    check_degree(tp, num_heads=heads, num_kv_heads=kv_heads)

@@ -24,10 +24,10 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig, *, layer: int, groups: LayerGroups, seed: int) -> None:
         super().__init__()
-        self.attention_norm = build_norm(config)
+        self.attention_norm = build_norm(config, groups=groups)
         self.attention = Attention(config, layer=layer, groups=groups, seed=seed)
         self.attention_dropout = Dropout(config.dropout, site_key=stream_key(seed, "dropout", layer, "attention"))
-        self.mlp_norm = build_norm(config)
+        self.mlp_norm = build_norm(config, groups=groups)
         self.mlp = MLP(config, groups=groups)
         self.mlp_dropout = Dropout(config.dropout, site_key=stream_key(seed, "dropout", layer, "mlp"))
 

@@ -20,12 +20,14 @@ class MLP(nn.Module):
         super().__init__()
         self.activation = config.activation
         parts = (config.ffn_hidden_size,) * (2 if config.activation == Activation.swiglu else 1)
-        self.up = ColumnParallelLinear(config.hidden_size, sum(parts), bias=config.bias, group=groups.tensor, parts=parts)
-        self.down = RowParallelLinear(config.ffn_hidden_size, config.hidden_size, bias=config.bias, group=groups.tensor)
+        self.up = ColumnParallelLinear(config.hidden_size, sum(parts), bias=config.bias, group=groups.tensor, parts=parts,
+                                       sequence_parallel=groups.sequence_parallel, overlap=groups.overlap)
+        self.down = RowParallelLinear(config.ffn_hidden_size, config.hidden_size, bias=config.bias, group=groups.tensor,
+                                      sequence_parallel=groups.sequence_parallel)
 
-    def forward(self, x_BSH: Tensor) -> Tensor:
-        """[B, S, H] -> [B, S, H]."""
-        x = self.up(x_BSH)
+    def forward(self, x: Tensor) -> Tensor:
+        """The residual stream, [B, S, H] or a shard of the sequence -> the same shape."""
+        x = self.up(x)
         if self.activation == Activation.swiglu:
             gate_BSf, value_BSf = x.split(self.up.local_parts, dim=-1)
             return self.down(F.silu(gate_BSf) * value_BSf)

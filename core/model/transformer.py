@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...conf.schema import ModelConfig, Positions
+from ...parallel.collectives import residual_slice
 from ...parallel.context import LayerGroups
 from ...parallel.embedding import VocabParallelHead
 from ...parallel.recompute import recompute
@@ -41,7 +42,7 @@ class Transformer(nn.Module):
         self.stage = stage = stage or Stage.whole(config.num_layers)
         self.embedding = Embedding(config, groups=groups, seed=seed) if stage.first else None
         self.blocks = nn.ModuleDict({str(i): Block(config, layer=i, groups=groups, seed=seed) for i in stage.layers})
-        self.final_norm = build_norm(config) if stage.last else None
+        self.final_norm = build_norm(config, groups=groups) if stage.last else None
         self.head = self._build_head() if stage.last else None
         self.frequencies: Tensor | None
         frequencies = rope_frequencies(config) if config.positions == Positions.rope else None
@@ -52,7 +53,8 @@ class Transformer(nn.Module):
     def _build_head(self) -> VocabParallelHead:
         config, tied = self.config, self.config.tie_embeddings
         tied_to = self.embedding.tokens if tied and self.embedding is not None else None
-        head = VocabParallelHead(config.vocab_size, config.hidden_size, group=self.groups.tensor, tied_to=tied_to)
+        head = VocabParallelHead(config.vocab_size, config.hidden_size, group=self.groups.tensor, tied_to=tied_to,
+                                 sequence_parallel=self.groups.sequence_parallel, overlap=self.groups.overlap)
         if tied and tied_to is None:  # the embedding lies on the first stage: this is a copy of its weight
             head.aliases, head.copies = {"weight": "/embedding.tokens.weight"}, {"weight"}
         return head
@@ -88,7 +90,8 @@ class Transformer(nn.Module):
             raise ValueError(f"{first + S} tokens exceed model.sequence_length={self.config.sequence_length}")
         angles = None if self.frequencies is None else rotation(batch.positions_BS, self.frequencies)
         places_S = torch.arange(first, first + S, device=batch.tokens_BS.device) if batch.places_S is None else batch.places_S
-        return Shared(angles, _attention_mask(batch, cache), batch.samples_B, batch.step, places_S, places_S, batch.documents_BS, cache)
+        residual_S = residual_slice(places_S, self.groups.tensor, sequence_parallel=self.groups.sequence_parallel, dim=0)
+        return Shared(angles, _attention_mask(batch, cache), batch.samples_B, batch.step, places_S, residual_S, batch.documents_BS, cache)
 
 
 def _attention_mask(batch: ModelInput, cache: KeyValueCache | None) -> Tensor | None:
