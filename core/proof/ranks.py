@@ -1,0 +1,122 @@
+"""The two sides of a proof: a plain torch loop on one process, and the engine that trains, on every rank of a layout.
+
+Shapes: B samples, S sequence, V vocabulary.
+"""
+
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import nn
+
+from ...conf.schema import Config, OptimizerName
+from ...parallel.context import LayerGroups, ParallelContext
+from ...parallel.partition import ShardSpec
+from ...parallel.partition_module import placed_parameters
+from ...parallel.topology import Topology
+from ..batch import BatchPlan
+from ..checkpoint.fragment import Fragment
+from ..engine.optimizer import build_optimizer, parameter_groups
+from ..inputs import MicroBatch, micro_batch
+from ..model.build import build_model
+from ..model.precision import autocast
+from ..run import build
+from ..schedule import schedule_factor
+from .tokens import proof_batch
+from .trace import Portion, Trace
+
+DEVICE = torch.device("cpu")
+
+
+def run_layout(rank: int, config: Config, steps: int) -> Trace:
+    """One rank of a layout: the model and the engine as `hexareme train` builds them.
+
+    Args:
+        rank: of this process; torch.distributed is started.
+        config: scaled down, with the layout's degrees.
+        steps: optimizer steps.
+    """
+    p = config.parallel
+    topology = Topology.divide(world_size=dist.get_world_size(), tp=p.tp, pp=p.pp, cp=p.cp, ep=p.ep)
+    context = ParallelContext.create(topology, rank)
+    plan = BatchPlan.divide(global_size=config.batch.global_size, micro_size=config.batch.micro_size, dp=topology.dp)
+    groups = context.layer_groups(sequence_parallel=p.sequence_parallel, context_attention=p.context_attention.value)
+    built = build(config, context, DEVICE, plan)
+    trace = Trace()
+    for step in range(steps):
+        micros = _micro_batches(config, plan.samples(step, context.coordinate.dp), step, groups)
+        if step == 0:
+            with built.state.watching_gradients() as gradients:
+                result = built.engine.train_step(micros)
+            trace.gradients.extend(_portions(gradients, "gradient"))
+        else:
+            result = built.engine.train_step(micros)
+        trace.losses.append(result.loss)
+        trace.norms.append(result.grad_norm)
+    trace.parameters.extend(_portions(built.state.fragments(), "parameter"))
+    return trace
+
+
+def run_plain(rank: int, config: Config, steps: int) -> Trace:
+    """The reference: our model on one process, and otherwise torch alone: no engine, no ZeRO, no accumulation.
+
+    Args:
+        rank: 0 of a world of one.
+        config: scaled down; of the layout nothing is read.
+        steps: optimizer steps.
+    """
+    assert dist.group.WORLD is not None
+    groups = LayerGroups.of_tensor_axis(dist.group.WORLD)
+    model = build_model(config.model, seed=config.train.seed, groups=groups, device=DEVICE)
+    optimizer = _plain_optimizer(model, config)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule_factor(config.schedule, total_steps=config.train.steps))
+    size, clipping = config.batch.global_size, config.train.gradient_clipping
+    trace = Trace()
+    for step in range(steps):
+        [whole] = _micro_batches(config, range(step * size, (step + 1) * size), step, groups, micro_size=size)
+        with autocast(config.train.precision.value, DEVICE.type):
+            logits_BSV = model(whole.inputs)
+        losses = F.cross_entropy(logits_BSV.float().flatten(0, 1), whole.targets_BS.flatten(), reduction="none")
+        loss = (losses * whole.loss_mask_BS.flatten()).sum() / whole.loss_mask_BS.sum()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(model.parameters(), clipping or torch.inf)
+        if step == 0:
+            trace.gradients.extend(_named((name, parameter.grad) for name, parameter in model.named_parameters()))
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+        trace.losses.append(loss.item())
+        trace.norms.append(norm.item())
+    trace.parameters.extend(_named(model.named_parameters()))
+    return trace
+
+
+def _plain_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
+    """torch's own, with decay for matrices only; for the optimizers that torch does not have, the one that trains."""
+    o = config.optimizer
+    groups = [{"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": o.weight_decay},
+              {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0}]
+    if o.name is OptimizerName.adamw:
+        return torch.optim.AdamW(groups, lr=o.learning_rate, betas=(o.betas[0], o.betas[1]), eps=o.epsilon)
+    if o.name is OptimizerName.sgd:
+        return torch.optim.SGD(groups, lr=o.learning_rate, momentum=o.momentum)
+    return build_optimizer(parameter_groups(placed_parameters(model), o), o, device=DEVICE, offloaded=False)
+
+
+def _micro_batches(config: Config, samples: Iterable[int], step: int, groups: LayerGroups, micro_size: int = 0) -> list[MicroBatch]:
+    """This rank's part of a step."""
+    mask = config.data.document_mask
+    batch = proof_batch(list(samples), vocab_size=config.model.vocab_size, sequence_length=config.model.sequence_length, document_mask=mask)
+    parts = batch.split(micro_size or config.batch.micro_size)
+    return [micro_batch(part, step=step, document_mask=mask, device=DEVICE, groups=groups) for part in parts]
+
+
+def _portions(fragments: Iterable[Fragment], kind: str) -> list[Portion]:
+    return [Portion(each.name, each.shard, each.start, each.tensor.detach().float().cpu().numpy().copy())
+            for each in fragments if each.kind == kind]
+
+
+def _named(tensors: Iterable[tuple[str, torch.Tensor | None]]) -> list[Portion]:
+    return [Portion(name, ShardSpec.whole(tensor.shape), 0, tensor.detach().float().flatten().numpy().copy())
+            for name, tensor in tensors if tensor is not None]
