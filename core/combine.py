@@ -1,12 +1,13 @@
 """What may be combined with what: the rules that join sections of the config. Pure; found before any rank starts."""
 
 from collections.abc import Iterator
-from math import gcd, prod
 from typing import Any
 
 from ..conf.errors import Problem
-from ..conf.schema import ClusterKind, Config, Offload, OptimizerName, Positions, Precision, ScheduleName
+from ..conf.schema import ClusterKind, Config, OptimizerName, Positions, Precision, ScheduleName
+from ..parallel.topology import divisors
 from .batch import nearest_multiples
+from .layouts import data_degree, layout_problems
 
 LATER = "is not built yet"
 
@@ -49,14 +50,9 @@ def problems(config: Config, *, world_size: int, fp16: bool = True) -> list[Prob
         world_size: ranks that will run it.
         fp16: the ranks' devices compute in fp16. A login node does not know and leaves it True.
     """
-    rules = (run_rules(config), axis_rules(config), layout_rules(config, world_size), batch_rules(config, world_size), model_rules(config),
-             zero_rules(config), precision_rules(config, fp16), course_rules(config), optimizer_rules(config), deepspeed_rules(config))
+    rules = (run_rules(config), layout_problems(config, world_size), batch_rules(config, world_size), model_rules(config),
+             precision_rules(config, fp16), course_rules(config), optimizer_rules(config), deepspeed_rules(config))
     return [problem for rule in rules for problem in rule]
-
-
-def data_degree(config: Config, world_size: int) -> int:
-    """The data-parallel degree: what the other axes leave of the world size; 0 where they need more ranks than there are."""
-    return world_size // prod((config.parallel.tp, config.parallel.pp, config.parallel.cp))
 
 
 def run_rules(config: Config) -> Iterator[Problem]:
@@ -76,38 +72,6 @@ def run_rules(config: Config) -> Iterator[Problem]:
     if config.cluster.kind is not ClusterKind.local:
         yield Problem("cluster.kind", config.cluster.kind, LATER,
                       "use cluster=local, or start launcher/train.py by deepspeed, torchrun or srun, which know many hosts")
-
-
-def axis_rules(config: Config) -> Iterator[Problem]:
-    """Axes whose keys exist but whose engine does not."""
-    p = config.parallel
-    for axis, degree in (("pp", p.pp), ("cp", p.cp), ("ep", p.ep)):
-        if degree > 1:
-            free = p.tp * degree
-            usable = [tp for tp in divisors(tensor_unit(config)) if free % tp == 0]
-            yield Problem(f"parallel.{axis}", degree, LATER, f"set parallel.{axis}=1; the nearest layout is parallel.tp={max(usable)} "
-                          "with the other ranks on the data axis")
-    if p.sequence_parallel:
-        yield Problem("parallel.sequence_parallel", True, LATER, "set parallel.sequence_parallel=false")
-    if p.virtual_stages > 1:
-        yield Problem("parallel.virtual_stages", p.virtual_stages, f"needs the pipeline axis, which {LATER}",
-                      "set parallel.virtual_stages=1")
-
-
-def layout_rules(config: Config, world_size: int) -> Iterator[Problem]:
-    """The ranks must form a grid, and each tensor rank must get whole heads and an equal part of the MLP."""
-    p, m = config.parallel, config.model
-    ranks = prod((p.tp, p.pp, p.cp))
-    good = [tp for tp in divisors(tensor_unit(config)) if world_size % tp == 0]
-    if world_size % ranks:
-        factors = " x ".join(f"{name}={degree}" for name, degree in (("tp", p.tp), ("pp", p.pp), ("cp", p.cp)))
-        yield Problem("parallel.tp", p.tp, f"cannot be laid out: {factors} = {ranks} does not divide the world size {world_size}",
-                      f"try parallel.tp in {good}, or start {nearest_multiples(world_size, ranks)[-1]} ranks")
-    uneven = [(key, size) for key, size in (("num_heads", m.num_heads), ("num_kv_heads", m.num_kv_heads),
-                                            ("ffn_hidden_size", m.ffn_hidden_size)) if size % p.tp]
-    if uneven:
-        yield Problem("parallel.tp", p.tp, "does not divide " + " and ".join(f"model.{key}={size}" for key, size in uneven),
-                      f"try parallel.tp in {good}")
 
 
 def batch_rules(config: Config, world_size: int) -> Iterator[Problem]:
@@ -140,22 +104,12 @@ def model_rules(config: Config) -> Iterator[Problem]:
                       f"must be above model.rope_low_frequency_factor={m.rope_low_frequency_factor}", "Llama 3 has 4 and 1")
 
 
-def zero_rules(config: Config) -> Iterator[Problem]:
-    """What ZeRO stages can carry."""
-    p = config.parallel
-    if p.offload is Offload.optimizer and p.zero < 1:
-        yield Problem("parallel.offload", p.offload, f"needs a ZeRO stage of 1 or more, and parallel.zero={p.zero}", "set parallel.zero=1")
-    if p.offload is Offload.optimizer_and_parameters and p.zero < 3:
-        yield Problem("parallel.offload", p.offload, f"needs ZeRO stage 3, and parallel.zero={p.zero}",
-                      "set parallel.zero=3, or parallel.offload=optimizer")
-    if config.train.compile and p.zero == 3:
+def precision_rules(config: Config, fp16: bool) -> Iterator[Problem]:
+    """What fp16 and compilation need. bf16 is autocast over fp32 parameters (core/engine/settings.py), so every stage takes it."""
+    t = config.train
+    if t.compile and config.parallel.zero == 3:
         yield Problem("train.compile", True, "does not work with parallel.zero=3: DeepSpeed's parameter hooks break the compiled graph",
                       "set parallel.zero=2, or train.compile=false")
-
-
-def precision_rules(config: Config, fp16: bool) -> Iterator[Problem]:
-    """What fp16 needs. bf16 is autocast over fp32 parameters (core/engine/settings.py), so every stage takes it."""
-    t = config.train
     if t.precision is Precision.fp16 and not fp16:
         yield Problem("train.precision", t.precision, "needs a GPU or a processor with avx512_fp16, and this machine has neither",
                       "set train.precision=bf16 or fp32")
@@ -214,17 +168,6 @@ def flat(settings: dict[str, Any]) -> Iterator[tuple[str, Any]]:
             yield from ((f"{name}.{inner}", setting) for inner, setting in value.items())
         else:
             yield name, value
-
-
-def tensor_unit(config: Config) -> int:
-    """Whatever divides this is a tensor-parallel degree that fits the model."""
-    return gcd(config.model.num_heads, config.model.num_kv_heads, config.model.ffn_hidden_size)
-
-
-def divisors(number: int) -> list[int]:
-    """All divisors, ascending."""
-    low = [d for d in range(1, int(number**0.5) + 1) if number % d == 0]
-    return sorted({*low, *(number // d for d in low)})
 
 
 def nearby(candidates: list[int], wanted: int) -> list[int]:

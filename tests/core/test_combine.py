@@ -40,7 +40,6 @@ def test_the_recipe_itself_is_fine(base):
     (["parallel.pp=2"], "parallel.pp"),
     (["parallel.cp=2"], "parallel.cp"),
     (["parallel.ep=2"], "parallel.ep"),
-    (["parallel.sequence_parallel=true"], "parallel.sequence_parallel"),
     (["parallel.virtual_stages=2"], "parallel.virtual_stages"),
     (["model.num_heads=3", "model.num_kv_heads=3"], "model.num_heads"),
     (["model.num_kv_heads=3"], "model.num_kv_heads"),
@@ -86,8 +85,8 @@ def test_fp16_needs_a_device_that_has_it_and_fp32_masters():
 
 
 def test_all_problems_at_once():
-    found = keys(["parallel.pp=2", "train.stop_at=99", "optimizer.betas=[2, 3]", "run.restarts=3", "batch.global_size=7"], 2)
-    assert set(found) >= {"parallel.pp", "train.stop_at", "optimizer.betas", "run.restarts", "batch.global_size"}
+    found = keys(["parallel.tp=3", "train.stop_at=99", "optimizer.betas=[2, 3]", "run.restarts=3", "batch.global_size=7"], 6)
+    assert set(found) >= {"parallel.tp", "train.stop_at", "optimizer.betas", "run.restarts", "batch.global_size"}
 
 
 @given(world=st.integers(1, 16), tp=st.integers(1, 8), heads=st.sampled_from([1, 2, 4, 6, 8]), kv_heads=st.sampled_from([1, 2, 4]),
@@ -96,6 +95,7 @@ def test_layouts_against_the_definition(base, world, tp, heads, kv_heads, ffn, m
     """Accepted exactly where every piece is whole, tried one by one instead of by the rules' arithmetic."""
     b, m, p = base.batch, base.model, base.parallel
     before = (m.hidden_size, m.num_heads, m.num_kv_heads, m.ffn_hidden_size, b.micro_size, b.global_size, p.tp)
+    p.sequence_parallel = False
     m.hidden_size, m.num_heads, m.num_kv_heads, m.ffn_hidden_size = 192, heads, kv_heads, ffn
     b.micro_size, b.global_size, p.tp = micro, size, tp
     try:
@@ -103,7 +103,9 @@ def test_layouts_against_the_definition(base, world, tp, heads, kv_heads, ffn, m
     finally:
         m.hidden_size, m.num_heads, m.num_kv_heads, m.ffn_hidden_size, b.micro_size, b.global_size, p.tp = before
     grids = [dp for dp in range(1, world + 1) if dp * tp == world]
-    whole = [n for n in (heads, kv_heads, ffn) if not any(piece * tp == n for piece in range(1, n + 1))] == []
+    whole = [n for n in (heads, ffn) if not any(piece * tp == n for piece in range(1, n + 1))] == []
+    # a rank has whole kv heads, or several ranks share one
+    whole = whole and any(piece * tp == kv_heads or piece * kv_heads == tp for piece in range(1, 9))
     batches = any(steps * micro * dp == size for dp in grids for steps in range(1, size + 1))
     groups = any(kv_heads * share == heads for share in range(1, heads + 1))
     if grids:
@@ -116,7 +118,8 @@ def test_the_ways_out_of_a_wrong_tp_work():
     config = compose("train", ["data.train=corpus", "experiment=debug", "parallel.tp=3", "batch.global_size=16"])
     found = [problem for problem in problems(config, world_size=4) if problem.key == "parallel.tp"]
     assert len(found) == 2 and "model.num_heads=4" in found[1].what
-    for problem in found:
+    assert "nearest valid layout of 4 ranks: parallel.tp=4 (dp=1)" in found[0].do
+    for problem in found[1:]:
         advised = re.search(r"try parallel.tp in \[([\d, ]+)\]", problem.do)
         assert advised
         for tp in advised[1].split(", "):
