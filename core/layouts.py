@@ -185,8 +185,8 @@ def zero_rules(config: Config) -> Iterator[Problem]:
     """What ZeRO stages and offload can carry."""
     p = config.parallel
     if p.pp > 1 and p.zero != 1:
-        reason = ("ZeRO-0 clips without the other stages" if p.zero == 0 else f"ZeRO-{p.zero} gives gradients away in the middle of a "
-                  "schedule that still accumulates into them")
+        reason = ("DeepSpeed reduces gradients inside its own backward pass there, and the schedule runs another" if p.zero == 0 else
+                  "gradients would be given away while the schedule still accumulates into them")
         yield Problem("parallel.zero", p.zero, f"does not go with parallel.pp={p.pp}: {reason}", "set parallel.zero=1")
     if p.ep > 1 and p.zero == 3:
         yield Problem("parallel.zero", 3, f"does not go with parallel.ep={p.ep}: DeepSpeed would cut experts over ranks that hold others",
