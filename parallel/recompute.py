@@ -32,6 +32,11 @@ def recompute(function: Callable[..., Tensor], policy: str, *arguments: Any) -> 
     return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False, context_fn=_selective_contexts)
 
 
+def recomputing() -> bool:
+    """Whether this forward pass repeats one: whatever runs inside of a backward pass does. What counts or records must not do it again."""
+    return torch._C._current_graph_task_id() != -1
+
+
 def _selective_contexts() -> Any:
     return create_selective_checkpoint_contexts(_kept_operators())
 

@@ -5,8 +5,10 @@ from torch import Tensor, nn
 from ...conf.schema import ModelConfig
 from ...parallel.context import LayerGroups
 from ...parallel.random import stream_key
+from ..expert_rules import has_experts
 from .attention import Attention
 from .dropout import Dropout
+from .experts import MixtureOfExperts
 from .input import Shared
 from .mlp import MLP
 from .norms import build_norm
@@ -28,10 +30,16 @@ class Block(nn.Module):
         self.attention = Attention(config, layer=layer, groups=groups, seed=seed)
         self.attention_dropout = Dropout(config.dropout, site_key=stream_key(seed, "dropout", layer, "attention"))
         self.mlp_norm = build_norm(config, groups=groups)
-        self.mlp = MLP(config, groups=groups)
+        self.mlp: MLP | MixtureOfExperts
+        if has_experts(config, layer):
+            self.mlp = MixtureOfExperts(config, layer=layer, groups=groups)
+        else:
+            self.mlp = MLP(config, groups=groups)
         self.mlp_dropout = Dropout(config.dropout, site_key=stream_key(seed, "dropout", layer, "mlp"))
 
     def forward(self, x_BSH: Tensor, shared: Shared) -> Tensor:
         """[B, S, H] -> [B, S, H]."""
         x_BSH = x_BSH + self.attention_dropout(self.attention(self.attention_norm(x_BSH), shared), shared)
-        return x_BSH + self.mlp_dropout(self.mlp(self.mlp_norm(x_BSH)), shared)
+        normed_BSH = self.mlp_norm(x_BSH)
+        y_BSH = self.mlp(normed_BSH, shared) if isinstance(self.mlp, MixtureOfExperts) else self.mlp(normed_BSH)
+        return x_BSH + self.mlp_dropout(y_BSH, shared)

@@ -9,7 +9,7 @@ from ...conf.schema import ModelConfig
 from ...parallel.partition_module import placed_parameters
 from ...parallel.random import fill_normal
 
-_RESIDUAL_OUTPUTS = ("attention.output.weight", "mlp.down.weight")
+_RESIDUAL_OUTPUTS = ("attention.output.weight", "mlp.down.weight", "mlp.shared.down.weight", "mlp.experts.down.weight")
 
 
 def initialize(model: nn.Module, config: ModelConfig, *, seed: int) -> None:
