@@ -2,17 +2,17 @@
 
 from dataclasses import replace
 
-from ..conf.schema import ModelConfig, ParallelConfig
+from ..conf.schema import LayoutConfig, ModelConfig
 from ..parallel.stages import Placement, Stage, balanced, stages_of
 from .flops import forward_flops
 
 
-def placement(parallel: ParallelConfig) -> Placement:
+def placement(parallel: LayoutConfig) -> Placement:
     """Which rank of the pipeline holds which stages."""
     return Placement.of(parallel.schedule.value, pp=parallel.pp, virtual_stages=parallel.virtual_stages)
 
 
-def stage_plan(model: ModelConfig, parallel: ParallelConfig) -> list[Stage]:
+def stage_plan(model: ModelConfig, parallel: LayoutConfig) -> list[Stage]:
     """The stages of a run, first to last; one for a model that is not cut.
 
     Raises:
