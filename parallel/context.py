@@ -28,6 +28,11 @@ class LayerGroups:
     context_attention: str = "ring"
     overlap: bool = False
 
+    @property
+    def rings(self) -> bool:
+        """Whether each rank attends from its part of the sequence to keys and values that come round the context axis."""
+        return self.context_attention == "ring" and self.context.size() > 1
+
     @classmethod
     def of_tensor_axis(cls, tensor: dist.ProcessGroup) -> "LayerGroups":
         """Only the tensor axis, the others of one rank. Collective over `tensor` (its members make their group of one)."""

@@ -5,6 +5,7 @@ it, so early chunks are cheap and late ones dear; these pairs all cost the same 
 2024, section 3.3.2, lays them out). ulysses: attention sees whole windows there, so plain neighbouring parts do.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 
@@ -70,6 +71,14 @@ def ring_block(rank: int, source: int, length: int) -> Block:
     if source < rank:
         return Block(whole, slice(0, half), causal=False)  # its second chunk lies behind both of ours
     return Block(slice(half, length), whole, causal=False)  # our first chunk lies before both of its
+
+
+def tiles(block: Block, rows: int) -> Iterator[Block]:
+    """A block in pieces of at most `rows` queries; a causal one without the keys that lie behind all queries of a piece."""
+    for start in range(block.queries.start, block.queries.stop, rows):
+        stop = min(start + rows, block.queries.stop)
+        keys = slice(block.keys.start, min(stop, block.keys.stop)) if block.causal else block.keys
+        yield Block(slice(start, stop), keys, block.causal)
 
 
 def _check(sequence_length: int, *, cp: int, parts: int, kind: str) -> None:

@@ -32,11 +32,12 @@ class Shared(NamedTuple):
 
     Args:
         rotation_BSD: cosine and sine of the rotary angles, each [B, S, D / 2] fp32; None without RoPE.
-        mask_BSK: bool, which keys a query sees; None: all up to its own position.
+        mask_BSK: bool, which keys a query sees; None: all up to its own position (or nobody reads it, on the ring). Queries are those that
+            attention computes on this rank: the whole window under Ulysses.
         samples_B, step: as in `ModelInput`.
         positions_S: int64 places of the queries in the window, for dropout on attention weights.
         residual_positions_S: the same for the tokens of the residual stream: a shard of them under sequence parallelism.
-        documents_BS: segment numbers of these tokens; None: plain causal. Only the context axis needs them beside the mask.
+        documents_BK: segment numbers of the whole window, in its order; None: plain causal. The ring takes them in place of the mask.
         cache: keys and values of earlier tokens; None outside generation.
     """
 
@@ -46,5 +47,5 @@ class Shared(NamedTuple):
     step: Tensor
     positions_S: Tensor
     residual_positions_S: Tensor
-    documents_BS: Tensor | None
+    documents_BK: Tensor | None
     cache: KeyValueCache | None

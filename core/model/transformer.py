@@ -13,6 +13,7 @@ from ...parallel.context import LayerGroups
 from ...parallel.embedding import VocabParallelHead
 from ...parallel.recompute import recompute
 from ...parallel.stages import Stage
+from ...parallel.window import gather_window
 from .block import Block
 from .cache import KeyValueCache
 from .embedding import Embedding
@@ -84,25 +85,39 @@ class Transformer(nn.Module):
 
     def shared(self, batch: ModelInput, cache: KeyValueCache | None = None) -> Shared:
         """What the blocks share: rotary angles, mask, coordinates of dropout."""
+        context, S = self.groups.context, batch.tokens_BS.shape[1]
         first = 0 if cache is None else cache.length
-        S = batch.tokens_BS.shape[1]
-        if first + S > self.config.sequence_length:
-            raise ValueError(f"{first + S} tokens exceed model.sequence_length={self.config.sequence_length}")
+        if first + S * context.size() > self.config.sequence_length:
+            raise ValueError(f"{first + S * context.size()} tokens exceed model.sequence_length={self.config.sequence_length}")
+        assert batch.places_S is not None or context.size() == 1, "cut_to_context cuts the window and says which places lie here"
         angles = None if self.frequencies is None else rotation(batch.positions_BS, self.frequencies)
         places_S = torch.arange(first, first + S, device=batch.tokens_BS.device) if batch.places_S is None else batch.places_S
         residual_S = residual_slice(places_S, self.groups.tensor, sequence_parallel=self.groups.sequence_parallel, dim=0)
-        return Shared(angles, _attention_mask(batch, cache), batch.samples_B, batch.step, places_S, residual_S, batch.documents_BS, cache)
+        documents_BK = batch.documents_BS
+        if documents_BK is not None:  # once for all blocks: numbers, small beside keys and values
+            documents_BK = gather_window(documents_BK, context, kind=self.groups.context_attention)
+        mask_BSK = self._ring_mask(batch, documents_BK) if self.groups.rings else \
+            _attention_mask(documents_BK, S * context.size(), cache, device=places_S.device)
+        return Shared(angles, mask_BSK, batch.samples_B, batch.step, places_S, residual_S, documents_BK, cache)
+
+    def _ring_mask(self, batch: ModelInput, documents_BK: Tensor | None) -> Tensor | None:
+        """Only dropout on attention weights needs a mask: the ring's own attention goes by places and documents."""
+        if not self.training or self.config.attention_dropout == 0 or batch.places_S is None:
+            return None
+        K = batch.places_S.shape[0] * self.groups.context.size()
+        seen_BSK = (batch.places_S[:, None] >= torch.arange(K, device=batch.places_S.device))[None]
+        if documents_BK is None or batch.documents_BS is None:
+            return seen_BSK
+        return seen_BSK & (batch.documents_BS[:, :, None] == documents_BK[:, None, :])
 
 
-def _attention_mask(batch: ModelInput, cache: KeyValueCache | None) -> Tensor | None:
-    """Bool [B, S, K]: which keys each query sees; None where plain causal attention says it all."""
-    B, S = batch.tokens_BS.shape
+def _attention_mask(documents_BS: Tensor | None, S: int, cache: KeyValueCache | None, *, device: torch.device) -> Tensor | None:
+    """Bool [B or 1, S, K]: which keys each of S queries sees; None where plain causal attention says it all."""
     first = 0 if cache is None else cache.length
-    if batch.documents_BS is None and (first == 0 or S == 1):
+    if documents_BS is None and (first == 0 or S == 1):
         return None
-    device = batch.tokens_BS.device
     seen_SK = torch.ones(S, first + S, dtype=torch.bool, device=device).tril(first)
-    if batch.documents_BS is None:
-        return seen_SK.expand(B, S, first + S)
-    keys_BK = batch.documents_BS if cache is None else cache.append_documents(batch.documents_BS)
-    return seen_SK & (batch.documents_BS[:, :, None] == keys_BK[:, None, :])
+    if documents_BS is None:
+        return seen_SK[None]
+    keys_BK = documents_BS if cache is None else cache.append_documents(documents_BS)
+    return seen_SK & (documents_BS[:, :, None] == keys_BK[:, None, :])
