@@ -213,15 +213,20 @@ def leave_tensor_region(x_BSH: Tensor, group: dist.ProcessGroup, *, sequence_par
     return reduce_scatter_sequence(x_BSH, group) if sequence_parallel else reduce_from_tensor_axis(x_BSH, group)
 
 
-def residual_parameters(*parameters: Tensor, group: dist.ProcessGroup, sequence_parallel: bool) -> tuple[Tensor, ...]:
-    """Parameters of one shape that lie whole on every rank and act on the residual stream.
+def residual_parameter(parameter: Tensor, group: dist.ProcessGroup, *, sequence_parallel: bool) -> Tensor:
+    """A parameter that lies whole on every rank and acts on the residual stream.
 
-    Under sequence parallelism each rank's gradient covers its shard of the tokens only, so it is summed over the tensor axis here, for all
-    of them at once, in the graph of each micro-batch: then it is right whatever reduces or reads gradients later.
+    Under sequence parallelism each rank's gradient covers its shard of the tokens only, so it is summed over the tensor axis here, in the
+    graph of each micro-batch: then it is right whatever reduces or reads gradients later.
     """
+    return copy_to_tensor_axis(parameter, group) if sequence_parallel else parameter
+
+
+def residual_parameters(*parameters: Tensor, group: dist.ProcessGroup, sequence_parallel: bool) -> tuple[Tensor, ...]:
+    """`residual_parameter` of several of one shape, with one collective for all."""
     if not sequence_parallel:
         return parameters
-    return copy_to_tensor_axis(torch.stack(parameters), group).unbind()
+    return residual_parameter(torch.stack(parameters), group, sequence_parallel=True).unbind()
 
 
 def residual_slice(tensor: Tensor, group: dist.ProcessGroup, *, sequence_parallel: bool, dim: int) -> Tensor:

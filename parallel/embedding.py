@@ -9,7 +9,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .collectives import leave_tensor_region, residual_parameters, residual_slice
+from .collectives import leave_tensor_region, residual_parameter, residual_slice
 from .linear import column_linear
 from .partition import shard_padded
 
@@ -59,7 +59,7 @@ class PositionEmbedding(nn.Module):
 
     def forward(self, positions_BS: Tensor) -> Tensor:
         """int64 positions of the whole sequence -> the residual stream."""
-        (weight_SH,) = residual_parameters(self.weight, group=self.group, sequence_parallel=self.sequence_parallel)
+        weight_SH = residual_parameter(self.weight, self.group, sequence_parallel=self.sequence_parallel)
         return F.embedding(residual_slice(positions_BS, self.group, sequence_parallel=self.sequence_parallel, dim=1), weight_SH)
 
 

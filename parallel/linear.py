@@ -12,7 +12,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .collectives import enter_tensor_region, leave_tensor_region, residual_parameters
+from .collectives import enter_tensor_region, leave_tensor_region, residual_parameter
 from .overlap import overlapped_linear
 from .partition import shard_parts
 
@@ -79,7 +79,7 @@ class RowParallelLinear(nn.Module):
         y = leave_tensor_region(F.linear(x_BSi, self.weight), self.group, sequence_parallel=self.sequence_parallel)
         if self.bias is None:
             return y
-        (bias_O,) = residual_parameters(self.bias, group=self.group, sequence_parallel=self.sequence_parallel)
+        bias_O = residual_parameter(self.bias, self.group, sequence_parallel=self.sequence_parallel)
         return y + bias_O.to(y.dtype)
 
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...conf.schema import ModelConfig, Normalization
-from ...parallel.collectives import residual_parameters
+from ...parallel.collectives import residual_parameter, residual_parameters
 from ...parallel.context import LayerGroups
 
 
@@ -44,7 +44,7 @@ class RMSNorm(nn.RMSNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """The residual stream -> the same shape."""
-        (weight_H,) = residual_parameters(self.weight, group=self.groups.tensor, sequence_parallel=self.groups.sequence_parallel)
+        weight_H = residual_parameter(self.weight, self.groups.tensor, sequence_parallel=self.groups.sequence_parallel)
         return F.rms_norm(x, self.normalized_shape, weight_H, self.eps)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from hexareme.conf.schema import ModelConfig
+from hexareme.parallel.heads import check_degree, fitting_degrees
 from hexareme.parallel.partition_module import placed_parameters
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -82,9 +83,18 @@ def test_selective_recomputation_repeats_no_product_and_no_collective() -> None:
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    ({"num_kv_heads": 1}, r"parallel.tp=2 must divide model.num_kv_heads=1; try tp in \[1\]"),
-    ({"num_heads": 1, "num_kv_heads": 1}, "parallel.tp=2 must divide model.num_heads=1"),
+    ({"hidden_size": 66, "num_heads": 3, "num_kv_heads": 3}, r"parallel.tp=2 must divide model.num_heads=3; try tp in \[1, 3\]"),
+    ({"hidden_size": 72, "num_heads": 6, "num_kv_heads": 3},
+     r"parallel.tp=2 must divide model.num_kv_heads=3 or be a multiple of it; try tp in \[1, 3, 6\]"),
     ({"ffn_hidden_size": 33}, r"parallel.tp=2 must divide the size 33")])
 def test_a_degree_that_does_not_fit_is_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(RankError, match=message):
         run_ranks(lambda _: build(replace(LLAMA, **change)) and None, 2)
+
+
+def test_the_degrees_that_fit_are_those_that_the_heads_allow() -> None:
+    """The issue's odd shape, 6 heads with 2 kv heads, is refused on 4 ranks and repeated on 6."""
+    assert fitting_degrees(num_heads=6, num_kv_heads=2) == [1, 2, 6]
+    assert fitting_degrees(num_heads=8, num_kv_heads=2) == [1, 2, 4, 8]
+    with pytest.raises(ValueError, match=r"parallel.tp=4 must divide model.num_heads=6; try tp in \[1, 2, 6\]"):
+        check_degree(4, num_heads=6, num_kv_heads=2)

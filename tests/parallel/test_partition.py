@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hexareme.parallel.partition import Piece, ShardSpec, shard_padded, shard_parts
+from hexareme.parallel.partition import Piece, ShardSpec, shard_padded, shard_parts, shard_repeated
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -50,6 +50,20 @@ def test_padded_shards_hold_each_row_once(rows: int, degree: int) -> None:
         check_runs(whole, spec)
 
 
+@given(st.integers(1, 3), st.integers(1, 3), st.lists(st.integers(1, 2), min_size=1, max_size=2), st.integers(1, 2), st.integers(1, 3))
+def test_repeated_parts_lie_on_neighbouring_shards(distinct: int, repeats: int, units: list[int], other: int, own: int) -> None:
+    degree, parts, repeated = distinct * repeats, [own * distinct * repeats], [unit * distinct for unit in units]
+    shape = (sum(parts) + sum(repeated), other)
+    whole = np.arange(np.prod(shape)).reshape(shape)
+    cut, shared = whole[:parts[0]], np.split(whole[parts[0]:], np.cumsum(repeated)[:-1])
+    for i in range(degree):
+        specs = shard_repeated(shape, parts=parts, repeated=repeated, degree=degree, index=i, distinct=distinct)
+        assert np.array_equal(take(whole, specs[0]), np.split(cut, degree)[i])
+        assert np.array_equal(take(whole, specs[1]), np.concatenate([np.split(part, distinct)[i // repeats] for part in shared]))
+        for spec in specs:
+            check_runs(whole, spec)
+
+
 @pytest.mark.parametrize("shape", [(), (3,), (0, 4), (3, 4, 2)])
 def test_whole_tensors_are_replicated(shape: tuple[int, ...]) -> None:
     spec = ShardSpec.whole(shape)
@@ -74,3 +88,7 @@ def test_parts_that_do_not_divide_are_refused() -> None:
         shard_parts((10, 2), dim=0, parts=(4, 6), degree=4, index=0)
     with pytest.raises(ValueError, match="add up to 10"):
         shard_parts((10, 2), dim=0, parts=(4, 4), degree=4, index=0)
+    with pytest.raises(ValueError, match="add up to 10"):
+        shard_repeated((10, 2), parts=(4,), repeated=(2, 2), degree=4, index=0, distinct=2)
+    with pytest.raises(ValueError, match="3 distinct slices must divide 4 shards"):
+        shard_repeated((10, 2), parts=(4,), repeated=(3, 3), degree=4, index=0, distinct=3)
