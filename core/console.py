@@ -58,6 +58,11 @@ class Console:
         """Show a validation, as a line that stays."""
         self.line(f"validation at step {metrics.step}: loss {metrics.validation_loss:.4f}  perplexity {metrics.validation_perplexity:.2f}")
 
+    def layout(self, lines: Sequence[str]) -> None:
+        """Show how the run lies on its ranks, before the first step; the whole picture is in rank 0's log."""
+        for line in lines:
+            self.line(line)
+
     def line(self, message: str) -> None:
         """Print one line that stays, above the live line if there is one."""
         if self._silent:

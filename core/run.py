@@ -31,10 +31,12 @@ from .device import device_name
 from .engine.build import Built, build_engine
 from .errors import FolderInUseError
 from .flops import model_flops_per_token, peak_flops
+from .holdings import Layout
 from .inference import find_checkpoint
 from .loss import LossModel
 from .metrics import MetricsLog
 from .model.build import build_model, compile_blocks
+from .picture import headline, picture
 from .tracking.tracker import Tracker
 from .trainer import Progress, Trainer, Watch
 
@@ -90,6 +92,7 @@ def open_run(config: Config, place: Place, *, stop_requested: Callable[[], bool]
     if place.rank == 0:
         write_config(config)
     watch = _watch(config, place, progress.step) if place.rank == 0 else None
+    show_layout(config, place, watch)
     audit = _audit(config, place.rank, context, progress.step) if config.data.audit else None
     dp_rank = context.coordinate.dp
     first = progress.samples_seen - progress.step * config.batch.global_size  # 0 unless the batch size was changed on the way
@@ -201,6 +204,16 @@ def _watch(config: Config, place: Place, step: int) -> Watch:
     peak = peak_flops(device_name(place.device), config.train.precision.value)
     return Watch(metrics, console, flops_per_token=model_flops_per_token(config.model),
                  peak_flops=None if peak is None else peak * place.world_size)
+
+
+def show_layout(config: Config, place: Place, watch: Watch | None) -> None:
+    """Which rank holds what: drawn in rank 0's log, and in a line or two on the console where there is more than one rank. Collective."""
+    nodes = _sum_over_ranks(int(place.local_rank == 0), place.device)
+    if watch is None:
+        return
+    layout = Layout.of(config, world_size=place.world_size, ranks_per_node=-(-place.world_size // nodes))
+    log.info("which rank holds what:\n%s", picture(layout))
+    watch.console.layout(headline(layout) if place.world_size > 1 else [])
 
 
 def _audit(config: Config, rank: int, context: ParallelContext, step: int) -> SampleLog | None:
