@@ -72,7 +72,8 @@ def engine_loop(rank, config, world_size):
     context = ParallelContext.create(topology, rank)
     micro_size = config.batch.micro_size
     plan = BatchPlan.divide(global_size=GLOBAL, micro_size=micro_size, dp=topology.dp)
-    transformer = build_model(config.model, seed=0, groups=context.layer_groups(), device="cpu", recompute=config.train.recompute.value)
+    groups = context.layer_groups(sequence_parallel=config.parallel.sequence_parallel)
+    transformer = build_model(config.model, seed=0, groups=groups, device="cpu", recompute=config.train.recompute.value)
     model = LossModel(transformer, precision=config.train.precision.value)
     engine = build_engine(model, config, context=context, device=torch.device("cpu"), accumulation_steps=plan.accumulation_steps).engine
     found = []
@@ -103,10 +104,14 @@ LAYOUTS = {
     "DP2, ZeRO-2, accumulation 4": (2, "parallel.zero=2 batch.micro_size=1"),
     "DP2, ZeRO-3, accumulation 2": (2, "parallel.zero=3 batch.micro_size=2"),
     "DP2, ZeRO-3, full recomputation": (2, "parallel.zero=3 batch.micro_size=4 train.recompute=full"),
-    "TP2, ZeRO-0": (2, "parallel.tp=2 parallel.zero=0 batch.micro_size=8"),
-    "TP2, ZeRO-1, selective recomputation": (2, "parallel.tp=2 parallel.zero=1 batch.micro_size=4 train.recompute=selective"),
-    "TP2 x DP2, ZeRO-1": (4, "parallel.tp=2 parallel.zero=1 batch.micro_size=2"),
-    "TP2 x DP2, ZeRO-3": (4, "parallel.tp=2 parallel.zero=3 batch.micro_size=4"),
+    "TP2, ZeRO-0": (2, "parallel.tp=2 parallel.sequence_parallel=false parallel.zero=0 batch.micro_size=8"),
+    "TP2, ZeRO-1, selective recomputation": (2, "parallel.tp=2 parallel.sequence_parallel=false parallel.zero=1 batch.micro_size=4 "
+                                             "train.recompute=selective"),
+    "TP2 x DP2, ZeRO-1": (4, "parallel.tp=2 parallel.sequence_parallel=false parallel.zero=1 batch.micro_size=2"),
+    "TP2 x DP2, ZeRO-3": (4, "parallel.tp=2 parallel.sequence_parallel=false parallel.zero=3 batch.micro_size=4"),
+    "TP2, SP, ZeRO-1, accumulation 2": (2, "parallel.tp=2 parallel.zero=1 batch.micro_size=4"),
+    "TP4, SP, ZeRO-0, selective recomputation": (4, "parallel.tp=4 parallel.zero=0 batch.micro_size=8 train.recompute=selective"),
+    "TP2 x DP2, SP, ZeRO-3": (4, "parallel.tp=2 parallel.zero=3 batch.micro_size=4"),
     "DP2, ZeRO-1, optimizer in host memory": (2, "parallel.zero=1 parallel.offload=optimizer batch.micro_size=4"),
     "DP2, ZeRO-2, optimizer in host memory": (2, "parallel.zero=2 parallel.offload=optimizer batch.micro_size=2"),
     "DP2, ZeRO-3, all in host memory": (2, "parallel.zero=3 parallel.offload=optimizer_and_parameters batch.micro_size=4"),
