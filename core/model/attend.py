@@ -12,7 +12,7 @@ from torch import Tensor
 from ...parallel.context import LayerGroups
 from ...parallel.random import attention_dropout
 from ...parallel.ring_attention import ring_attention
-from ...parallel.ulysses import to_heads, to_sequence
+from ...parallel.ulysses import check_heads, to_heads, to_sequence
 from ...parallel.window import gather_window
 from .input import Shared
 
@@ -23,15 +23,27 @@ class Attend:
 
     Args:
         groups: the axes.
-        first_head: global number of this rank's first query head, for dropout.
+        num_heads: query heads of one rank of the tensor axis.
         dropout: probability of zero for each attention weight; above 0 selects an explicit attention while training.
         site_key: `stream_key` of that dropout.
+
+    Raises:
+        ValueError: the heads cannot be divided over the context axis, which only Ulysses does.
     """
 
     groups: LayerGroups
-    first_head: int
+    num_heads: int
     dropout: float
     site_key: int
+
+    def __post_init__(self) -> None:
+        if self.groups.context_attention == "ulysses":
+            check_heads(self.num_heads, self.groups.context.size())
+
+    @property
+    def first_head(self) -> int:
+        """Global number of the tensor rank's first query head, for dropout."""
+        return self.groups.tensor.rank() * self.num_heads
 
     def __call__(self, q_BNSD: Tensor, k_BGKD: Tensor, v_BGKD: Tensor, shared: Shared, *, training: bool) -> Tensor:
         """[B, N, S, D]: what each query sees."""

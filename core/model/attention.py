@@ -37,8 +37,7 @@ class Attention(nn.Module):
         self.layer, self.head_dim = layer, config.hidden_size // config.num_heads
         self.num_heads = config.num_heads // group.size()
         self.rope = config.positions == Positions.rope
-        self.attend = Attend(groups, group.rank() * self.num_heads, config.attention_dropout,
-                             stream_key(seed, "dropout", layer, "attention_weights"))
+        self.attend = Attend(groups, self.num_heads, config.attention_dropout, stream_key(seed, "dropout", layer, "attention_weights"))
         self.qkv = qkv_linear(config.hidden_size, num_heads=config.num_heads, num_kv_heads=config.num_kv_heads, head_dim=self.head_dim,
                               bias=config.bias, group=group, sequence_parallel=groups.sequence_parallel, overlap=groups.overlap)
         self.output = RowParallelLinear(config.num_heads * self.head_dim, config.hidden_size, bias=config.bias, group=group,
