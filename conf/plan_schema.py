@@ -19,5 +19,6 @@ class PlanConfig(Config):
     """A training run that is only looked at."""
 
     data: PlannedDataConfig
-    ranks: int = number(0, least=0, help="ranks to plan for; 0: cluster.nodes x cluster.ranks_per_node")
+    ranks: int = number(0, least=0, help="ranks to plan for, on one machine unless cluster.ranks_per_node is above 1; 0: cluster.nodes x "
+                       "cluster.ranks_per_node")
     output: str = text("", help="JSON file for the plan; empty: only printed")

@@ -8,6 +8,7 @@ from importlib import import_module
 COMMANDS = {
     "prepare": "raw text in, a corpus folder out",
     "train": "pre-training and fine-tuning; resumes by itself",
+    "plan": "which rank of a run will hold what, and how much; needs no GPU",
     "evaluate": "loss and perplexity of a checkpoint on a corpus",
     "generate": "text from a checkpoint",
     "report": "a run's curves as PNG files and one HTML file",

@@ -20,14 +20,19 @@ EXAMPLES = {
         "deepspeed --num_gpus 8 launcher/train.py experiment=gpt2_124m data.train=corpora/mine",
         "hexareme train model=llama_1b data.train=corpora/mine train.steps=1000 batch.global_size=64 batch.micro_size=2 parallel=zero3",
     ),
+    "plan": (
+        "hexareme plan experiment=llama_8b parallel.tp=4 parallel.pp=2 parallel.zero=1 ranks=64 cluster.ranks_per_node=8",
+        "hexareme plan experiment=quickstart parallel.zero=3 ranks=2",
+        "hexareme plan experiment=llama_70b parallel.pp=4 parallel.zero=1 ranks=512 cluster.ranks_per_node=8 output=plan.json",
+    ),
     "evaluate": (
         "hexareme evaluate directory=runs/quickstart",
-        "hexareme evaluate directory=runs/quickstart corpus=corpora/other part=train samples=512",
+        "hexareme evaluate directory=runs/quickstart corpus=corpora/other part=train samples=512 parallel.pp=2 parallel.tp=2",
         "hexareme evaluate checkpoint=runs/quickstart/checkpoints/step-00000100 output=result.json",
     ),
     "generate": (
         "hexareme generate directory=runs/quickstart prompt='def main():'",
-        "hexareme generate directory=runs/quickstart temperature=0 max_new_tokens=64",
+        "hexareme generate directory=runs/quickstart temperature=0 max_new_tokens=64 parallel.tp=4",
         "hexareme generate directory=runs/quickstart top_k=40 top_p=0.9 seed=1 'stop=[\"\\n\\n\"]'",
     ),
     "report": (

@@ -1,0 +1,91 @@
+"""How many elements of which parameter lie on a rank, from the sizes alone. Pure: a login node plans thousands of ranks with it.
+
+Ranks at the same place of the pipeline hold equally many: the tensor and expert axes cut evenly, and the vocabulary is padded.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from ..conf.schema import Activation, ModelConfig, Normalization, Positions
+from ..parallel.stages import Stage
+from .expert_rules import expert_width, has_experts, shared_width
+
+
+@dataclass(frozen=True)
+class HeldParameter:
+    """One parameter, or a part of it, as it lies on a rank.
+
+    Args:
+        name: of the whole model.
+        size: elements here, padding included.
+        expert: it belongs to experts: equal on fewer ranks than the dense parameters.
+        copy: another rank holds the original: a tied head whose embedding lies on another stage.
+    """
+
+    name: str
+    size: int
+    expert: bool = False
+    copy: bool = False
+
+
+def held_parameters(model: ModelConfig, stages: Sequence[Stage], *, tp: int = 1, ep: int = 1) -> list[HeldParameter]:
+    """The parameters of some stages on one rank, under the names that checkpoints use.
+
+    Args:
+        model: sizes; they fit the degrees (core/combine.py).
+        stages: those of one place of the pipeline.
+        tp, ep: degrees.
+    """
+    H, rows = model.hidden_size, -(-model.vocab_size // tp)
+    found: list[HeldParameter] = []
+    for stage in stages:
+        if stage.first:
+            found.append(HeldParameter("embedding.tokens.weight", rows * H))
+            if model.positions == Positions.learned:
+                found.append(HeldParameter("embedding.positions.weight", model.sequence_length * H))
+        for layer in stage.layers:
+            found += _block(model, layer, tp=tp, ep=ep)
+        if stage.last:
+            found += _norm(model, "final_norm")
+            if not model.tie_embeddings:
+                found.append(HeldParameter("head.weight", rows * H))
+            elif not any(each.first for each in stages):
+                found.append(HeldParameter("head.weight", rows * H, copy=True))
+    return found
+
+
+def _block(model: ModelConfig, layer: int, *, tp: int, ep: int) -> Iterator[HeldParameter]:
+    prefix, H = f"blocks.{layer}", model.hidden_size
+    head_dim = H // model.num_heads
+    q, kv = model.num_heads // tp * head_dim, max(1, model.num_kv_heads // tp) * head_dim
+    yield from _norm(model, f"{prefix}.attention_norm")
+    yield from _linear(f"{prefix}.attention.qkv", q + 2 * kv, H, bias=q + 2 * kv if model.bias else 0)
+    yield from _linear(f"{prefix}.attention.output", H, q, bias=H if model.bias else 0)
+    yield from _norm(model, f"{prefix}.mlp_norm")
+    if not has_experts(model, layer):
+        yield from _mlp(model, f"{prefix}.mlp", model.ffn_hidden_size // tp)
+        return
+    yield HeldParameter(f"{prefix}.mlp.router.weight", model.num_experts * H)
+    here = model.num_experts // ep
+    for each in _mlp(model, f"{prefix}.mlp.experts", expert_width(model) // tp):
+        yield HeldParameter(each.name, here * each.size, expert=True)
+    if shared_width(model):
+        yield from _mlp(model, f"{prefix}.mlp.shared", shared_width(model) // tp)
+
+
+def _mlp(model: ModelConfig, prefix: str, width: int) -> Iterator[HeldParameter]:
+    up = width * (2 if model.activation == Activation.swiglu else 1)
+    yield from _linear(f"{prefix}.up", up, model.hidden_size, bias=up if model.bias else 0)
+    yield from _linear(f"{prefix}.down", model.hidden_size, width, bias=model.hidden_size if model.bias else 0)
+
+
+def _linear(prefix: str, rows: int, columns: int, *, bias: int) -> Iterator[HeldParameter]:
+    yield HeldParameter(f"{prefix}.weight", rows * columns)
+    if bias:
+        yield HeldParameter(f"{prefix}.bias", bias)
+
+
+def _norm(model: ModelConfig, prefix: str) -> Iterator[HeldParameter]:
+    yield HeldParameter(f"{prefix}.weight", model.hidden_size)
+    if model.normalization == Normalization.layernorm:
+        yield HeldParameter(f"{prefix}.bias", model.hidden_size)
