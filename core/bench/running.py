@@ -37,7 +37,8 @@ class Running:
 
     def _micro_batch(self, step: int, number: int) -> MicroBatch:
         model, size = self.config.model, self.config.batch.micro_size
-        generator = torch.Generator().manual_seed((step * self.plan.accumulation_steps + number) * self.plan.dp + self.context.coordinate.dp)
+        seed = (step * self.plan.accumulation_steps + number) * self.plan.dp + self.context.coordinate.dp
+        generator = torch.Generator().manual_seed(seed)
         ids = torch.randint(model.vocab_size, (size, model.sequence_length + 1), generator=generator)
         positions = torch.arange(model.sequence_length).repeat(size, 1)
         inputs = ModelInput(ids[:, :-1], positions, None, torch.arange(size), torch.tensor(step))
