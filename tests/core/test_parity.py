@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from hexareme.conf.compose import compose
 from hexareme.core.batch import BatchPlan
 from hexareme.core.engine.build import build_engine
-from hexareme.core.inputs import MicroBatch
+from hexareme.core.inputs import MicroBatch, cut_to_context
 from hexareme.core.loss import LossModel
 from hexareme.core.model.build import build_model
 from hexareme.core.model.input import ModelInput
@@ -68,18 +68,19 @@ def plain_loop(rank, config):
 
 def engine_loop(rank, config, world_size):
     os.environ["LOCAL_RANK"] = str(rank)
-    topology = Topology.divide(world_size=world_size, tp=config.parallel.tp, pp=1, cp=1, ep=1)
+    topology = Topology.divide(world_size=world_size, tp=config.parallel.tp, pp=1, cp=config.parallel.cp, ep=1)
     context = ParallelContext.create(topology, rank)
     micro_size = config.batch.micro_size
     plan = BatchPlan.divide(global_size=GLOBAL, micro_size=micro_size, dp=topology.dp)
-    groups = context.layer_groups(sequence_parallel=config.parallel.sequence_parallel)
+    groups = context.layer_groups(sequence_parallel=config.parallel.sequence_parallel,
+                                  context_attention=config.parallel.context_attention.value)
     transformer = build_model(config.model, seed=0, groups=groups, device="cpu", recompute=config.train.recompute.value)
     model = LossModel(transformer, precision=config.train.precision.value)
     engine = build_engine(model, config, context=context, device=torch.device("cpu"), accumulation_steps=plan.accumulation_steps).engine
     found = []
     for step in range(STEPS):
-        rows = [sample - step * GLOBAL for sample in plan.samples(step, context.data.rank())]
-        micros = [rows_of(step, rows[at : at + micro_size]) for at in range(0, len(rows), micro_size)]
+        rows = [sample - step * GLOBAL for sample in plan.samples(step, context.coordinate.dp)]
+        micros = [cut_to_context(rows_of(step, rows[at : at + micro_size]), groups) for at in range(0, len(rows), micro_size)]
         result = engine.train_step(micros)
         found.append((result.loss, result.grad_norm))
     return found
@@ -112,6 +113,13 @@ LAYOUTS = {
     "TP2, SP, ZeRO-1, accumulation 2": (2, "parallel.tp=2 parallel.zero=1 batch.micro_size=4"),
     "TP4, SP, ZeRO-0, selective recomputation": (4, "parallel.tp=4 parallel.zero=0 batch.micro_size=8 train.recompute=selective"),
     "TP2 x DP2, SP, ZeRO-3": (4, "parallel.tp=2 parallel.zero=3 batch.micro_size=4"),
+    "CP2 ring, ZeRO-0": (2, "parallel.cp=2 parallel.zero=0 batch.micro_size=8"),
+    "CP2 Ulysses, ZeRO-1, accumulation 2": (2, "parallel.cp=2 parallel.context_attention=ulysses parallel.zero=1 batch.micro_size=4"),
+    "CP2 ring x DP2, ZeRO-2, selective recomputation": (4, "parallel.cp=2 parallel.zero=2 batch.micro_size=2 train.recompute=selective"),
+    "CP2 Ulysses x DP2, ZeRO-3, full recomputation": (4, "parallel.cp=2 parallel.context_attention=ulysses parallel.zero=3 "
+                                                      "batch.micro_size=4 train.recompute=full"),
+    "TP2 x CP2 ring, SP, ZeRO-3": (4, "parallel.tp=2 parallel.cp=2 parallel.zero=3 batch.micro_size=4"),
+    "CP4 ring, ZeRO-1": (4, "parallel.cp=4 parallel.zero=1 batch.micro_size=8"),
     "DP2, ZeRO-1, optimizer in host memory": (2, "parallel.zero=1 parallel.offload=optimizer batch.micro_size=4"),
     "DP2, ZeRO-2, optimizer in host memory": (2, "parallel.zero=2 parallel.offload=optimizer batch.micro_size=2"),
     "DP2, ZeRO-3, all in host memory": (2, "parallel.zero=3 parallel.offload=optimizer_and_parameters batch.micro_size=4"),
