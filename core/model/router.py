@@ -95,7 +95,7 @@ class Router(nn.Module):
         return gather_sequence_alike(logits, tensor) if sequence_parallel else logits
 
     def _choose(self, scores_BSE: Tensor, shared: Shared) -> Tensor:
-        """The k experts of highest score; the balance bias takes part here only (Wang et al. 2024, "Auxiliary-loss-free load balancing")."""
+        """The k experts of highest score; the balance bias takes part here only (Wang et al. 2024, auxiliary-loss-free balancing)."""
         preference_BSE = scores_BSE if self.bias is None else scores_BSE + self.bias
         experts_BSk = preference_BSE.topk(self.config.experts_per_token, dim=-1).indices
         if self.tape is None:
