@@ -29,3 +29,7 @@ class ProveConfig(Config):
     first_loss_tolerance: float = number(2e-6, above=0, help="largest relative difference of the first step's loss, fp32")
     tolerance: float = number(1e-5, above=0, help="the same of every loss, gradient norm, gradient and parameter, fp32, norm-wise")
     output: str = text("", help="JSON file for the result; empty: proof.json in the run's folder if it is there, else here")
+
+    def tolerances(self) -> dict[str, float]:
+        """The largest relative difference of each quantity, fp32."""
+        return {"first_loss": self.first_loss_tolerance, **dict.fromkeys(("gradient", "norm", "loss", "parameter"), self.tolerance)}

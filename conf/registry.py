@@ -30,6 +30,7 @@ class Entry:
 
 COMMANDS = {
     "train": Entry(".schema", "Config"),
+    "prove": Entry(".prove_schema", "ProveConfig", like="train"),
     "plan": Entry(".plan_schema", "PlanConfig", like="train"),
     "prepare": Entry(".prepare_schema", "PrepareConfig"),
     "evaluate": Entry(".commands_schema", "EvaluateConfig", groups=False),

@@ -71,11 +71,12 @@ class EngineState:
         found: list[Fragment] = []
 
         def keep(optimizer: torch.optim.Optimizer, *_: object) -> None:
-            updated = {id(key) for group in optimizer.param_groups for key in group["params"] if key.grad is not None}
+            updated = {id(key): key.grad for group in optimizer.param_groups for key in group["params"]}
             for placed, start, master, key in self._owned():
-                if id(key) in updated:
+                whole = updated.get(id(key))
+                if whole is not None:
                     offset = master.storage_offset() - key.storage_offset()
-                    gradient = key.grad.view(-1).narrow(0, offset, master.numel()).clone()
+                    gradient = whole.view(-1).narrow(0, offset, master.numel()).clone()
                     found.append(Fragment(placed.name, "gradient", placed.shard, start, gradient, self._writes(placed)))
 
         handle = self._base.register_step_pre_hook(keep)
