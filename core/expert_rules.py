@@ -51,8 +51,8 @@ def expert_rules(config: Config) -> Iterator[Problem]:
         yield Problem("parallel.tp", p.tp, f"does not divide the experts' width model.{key}={expert_width(m)}",
                       f"try parallel.tp in {_divisors(expert_width(m))}")
     if m.experts_per_token == 1 and m.router_normalize:
-        yield Problem("model.router_normalize", True, "with model.experts_per_token=1 makes every gate 1, so the router would learn nothing "
-                      "from the loss", "set model.router_normalize=false")
+        yield Problem("model.router_normalize", True, "with model.experts_per_token=1 makes every gate 1, so the router would learn "
+                      "nothing from the loss", "set model.router_normalize=false")
     if config.train.precision is Precision.fp16:
         yield Problem("train.precision", config.train.precision, "would hold the router in fp16, whose choices need fp32",
                       "set train.precision=bf16 or fp32")

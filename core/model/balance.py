@@ -42,9 +42,9 @@ def choices_of_experts(experts_Bsk: Tensor, num_experts: int) -> Tensor:
 def balance_loss(scores_BsE: Tensor, counts_BE: Tensor, *, choices: int, context: dist.ProcessGroup) -> Tensor:
     """[B] fp32: sum over experts of f_e * P_e of each sequence: 1 where the load is even.
 
-    f_e = E / (k S) * (choices of e) has no gradient, P_e is the mean score (Switch Transformer, Fedus et al. 2021, equation 4, and GShard; for
-    each sequence as in DeepSeek-V3, 2024, section 2.1.2, where sigmoid scores are normalised first). On the context axis each rank's value
-    covers its own tokens' part of P_e; the parts add up to the sequence's.
+    f_e = E / (k S) * (choices of e) has no gradient, P_e is the mean score (Switch Transformer, Fedus et al. 2021, equation 4, and GShard;
+    for each sequence as in DeepSeek-V3, 2024, section 2.1.2, where sigmoid scores are normalised first). On the context axis each rank's
+    value covers its own tokens' part of P_e; the parts add up to the sequence's.
 
     Args:
         scores_BsE: fp32 scores, that add up to 1 over the experts.

@@ -83,8 +83,10 @@ class Router(nn.Module):
         balance = balance_loss(shares_BSE, counts_BE, choices=config.experts_per_token, context=context).sum()
         z = z_loss(logits_BSE, context=context).sum()
         self._count(counts_BE, kept_BSk, balance, z)
-        weight = config.router_balance_coefficient if config.router_balance == RouterBalance.loss else 0.0
-        return Routing(experts_BSk, attach_loss(gates_BSk, weight * balance + config.router_z_coefficient * z, self.auxiliary_scale), kept_BSk)
+        loss = config.router_z_coefficient * z
+        if config.router_balance == RouterBalance.loss:
+            loss = loss + config.router_balance_coefficient * balance
+        return Routing(experts_BSk, attach_loss(gates_BSk, loss, self.auxiliary_scale), kept_BSk)
 
     def _logits(self, x_BsH: Tensor) -> Tensor:
         """fp32 [B, S, E], whatever the precision of the other products: a rounding here changes the choice (Switch Transformer, 2.4)."""
