@@ -1,23 +1,33 @@
 """The context axis: a step whose windows are cut over ranks is the step of one process, dropout on."""
 
+from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import hexareme.core.inputs as inputs_module
 import pytest
 import torch
 import torch.distributed as dist
 from hexareme.conf.schema import ModelConfig
+from hexareme.core.evaluation import EvaluationResult, evaluate
 from hexareme.core.inputs import MicroBatch, cut_to_context
 from hexareme.core.loss import LossModel
+from hexareme.core.model.attend import Attend
 from hexareme.core.model.build import build_model
 from hexareme.core.model.input import ModelInput
-from hexareme.parallel.context import ParallelContext
+from hexareme.data.dataset import ValidationSet
+from hexareme.data.token_file import TokenFile
+from hexareme.parallel.context import LayerGroups, ParallelContext
 from hexareme.parallel.partition import ShardSpec
 from hexareme.parallel.partition_module import placed_parameters
+from hexareme.parallel.sequence_cut import chunks
 from hexareme.parallel.topology import Topology
+from hexareme.parallel.traffic import TrafficRecorder
 from torch import Tensor
 
-from ..ranks import run_ranks
+from ..data.token_files import random_documents, write_tokens
+from ..ranks import RankError, run_ranks
 from .reference import GPT2, LLAMA, gather
 
 B = 4
@@ -109,9 +119,130 @@ LAYOUTS: list[tuple[int, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize(("world_size", "layout"), LAYOUTS, ids=lambda value: str(value))
+@pytest.mark.parametrize(("world_size", "layout"), LAYOUTS, ids=str)
 def test_every_cut_takes_the_step_of_one_process(world_size: int, layout: dict[str, Any], name: str, alone: Any) -> None:
     documents = name.startswith("llama")
     loss, gradient = differences(run_ranks(step, world_size, CONFIGS[name], layout, documents), alone(name, documents))
     assert loss < 1e-6
     assert gradient < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["ring", "ulysses"])
+@pytest.mark.parametrize("policy", ["selective", "full"])
+def test_recomputation_changes_no_bit(policy: str, kind: str) -> None:
+    layout = {"cp": 2, "kind": kind}
+    kept, again = (run_ranks(step, 2, CONFIGS["llama"], layout | {"recompute": each}, True) for each in ("none", policy))
+    for (loss, (gradients, _)), (other_loss, (other, _)) in zip(kept, again, strict=True):
+        assert torch.equal(loss, other_loss)
+        assert all(torch.equal(gradients[name], other[name]) for name in gradients)
+
+
+@pytest.mark.parametrize("kind", ["ring", "ulysses"])
+def test_bf16_is_as_far_from_fp32_as_on_one_process(kind: str, alone: Any) -> None:
+    exact = alone("llama", True)
+    loss, gradient = differences(run_ranks(step, 1, CONFIGS["llama"], {}, True, "bf16"), exact)
+    found_loss, found_gradient = differences(run_ranks(step, 2, CONFIGS["llama"], {"cp": 2, "kind": kind}, True, "bf16"), exact)
+    assert 1e-7 < found_loss < 2 * max(loss, 1e-3)
+    assert 1e-4 < found_gradient < 2 * gradient
+
+
+def test_selective_recomputation_repeats_no_exchange_but_lets_keys_go_round_again() -> None:
+    """Kept keys of the whole window would take the memory that the ring saves."""
+    def rank(number: int) -> list[Counter[str]]:
+        counts = []
+        for kind in ("ring", "ulysses"):
+            with TrafficRecorder() as recorder:
+                step(number, CONFIGS["gpt2"], {"cp": 2, "kind": kind, "recompute": "selective"}, False)
+            counts.append(Counter(call.kind for call in recorder.calls))
+        return counts
+
+    layers = GPT2.num_layers
+    for ring, ulysses in run_ranks(rank, 2):
+        assert ring["send"] == layers * (1 + 1 + 2)  # forward, forward again, and backward: keys and their gradients
+        assert ulysses["all_to_all"] == layers * (2 + 2)
+
+
+@pytest.mark.parametrize("kind", ["ring", "ulysses"])
+def test_validation_loss_and_its_tokens_are_those_of_one_process(kind: str, tmp_path: Path) -> None:
+    config = replace(LLAMA, sequence_length=16)
+    documents = random_documents(12, 30, config.vocab_size)
+    write_tokens(tmp_path / "text", documents)
+    validation = ValidationSet(TokenFile(tmp_path / "text"), sequence_length=16, document_mask=True)
+
+    def rank(number: int, cp: int) -> EvaluationResult:
+        context = ParallelContext.create(Topology.divide(world_size=dist.get_world_size(), cp=cp), number)
+        transformer = build_model(config, seed=3, groups=context.layer_groups(context_attention=kind), device="cpu")
+        return evaluate(LossModel(transformer).eval(), validation, micro_size=2, samples=0, data_group=context.data, document_mask=True,
+                        device=torch.device("cpu"))
+
+    [alone] = run_ranks(rank, 1, 1)
+    for world_size in (2, 4):
+        for found in run_ranks(rank, world_size, 2):
+            assert found.tokens == alone.tokens == sum(map(len, documents)) - 1
+            assert found.loss == pytest.approx(alone.loss, rel=1e-6)
+
+
+def refused(change: dict[str, Any], layout: dict[str, Any], message: str) -> None:
+    with pytest.raises(RankError, match=message):
+        run_ranks(step, 4, replace(GPT2, **change), layout, False)
+
+
+def test_what_does_not_fit_is_refused_with_the_way_out() -> None:
+    refused({"num_heads": 2, "num_kv_heads": 2}, {"cp": 4, "kind": "ulysses"}, "parallel.cp=4 must divide the 2 query heads of each tensor")
+    refused({"sequence_length": 44}, {"cp": 4}, r"model.sequence_length=44 cannot be cut .* try model.sequence_length=40 or 48, or")
+    refused({"sequence_length": 42}, {"cp": 4, "kind": "ulysses"}, "model.sequence_length=42 cannot be cut into parallel.cp=4 equal parts")
+
+
+def test_windows_that_nobody_cut_are_our_own_mistake() -> None:
+    def rank(number: int) -> None:
+        groups = ParallelContext.create(Topology(cp=2), number).layer_groups()
+        short = replace(GPT2, sequence_length=96)
+        build_model(short, seed=3, groups=groups, device="cpu")(windows(GPT2, documents=False).inputs)
+
+    with pytest.raises(RankError, match="cut_to_context"):
+        run_ranks(rank, 2)
+
+
+# The gate can fail: each part of the cut, broken, is seen.
+
+
+def broken(name: str, layout: dict[str, Any], alone: Any) -> tuple[float, float]:
+    documents = name.startswith("llama")
+    return differences(run_ranks(step, 2, CONFIGS[name], {"cp": 2} | layout, documents), alone(name, documents))
+
+
+def test_windows_cut_into_plain_parts_would_be_seen(alone: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inputs_module, "chunks", lambda length, *, cp, rank, kind: chunks(length, cp=cp, rank=rank, kind="ulysses"))
+    assert min(broken("gpt2", {"kind": "ring"}, alone)) > 1e-4
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gpt2, attention dropout"])
+def test_places_that_count_from_each_part_would_be_seen(name: str, alone: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They key dropout; and on the ring with dropout on attention weights they are the mask."""
+    cut = inputs_module.cut_to_context
+
+    def wrong(micro: MicroBatch, groups: LayerGroups) -> MicroBatch:
+        done = cut(micro, groups)
+        return MicroBatch(done.inputs._replace(places_S=torch.arange(done.targets_BS.shape[1])), done.targets_BS, done.loss_mask_BS)
+
+    monkeypatch.setitem(globals(), "cut_to_context", lambda micro, groups: wrong(micro, groups) if groups.context.size() > 1 else micro)
+    assert min(broken(name, {"kind": "ring"}, alone)) > 1e-4
+
+
+def test_positions_that_are_not_cut_would_be_seen(alone: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut = inputs_module.cut_to_context
+
+    def wrong(micro: MicroBatch, groups: LayerGroups) -> MicroBatch:
+        done = cut(micro, groups)
+        positions = micro.inputs.positions_BS[:, :done.targets_BS.shape[1]]
+        return MicroBatch(done.inputs._replace(positions_BS=positions), done.targets_BS, done.loss_mask_BS)
+
+    monkeypatch.setitem(globals(), "cut_to_context", wrong)
+    assert min(broken("llama", {"kind": "ulysses"}, alone)) > 1e-4
+
+
+def test_attention_dropout_with_a_ranks_own_head_numbers_would_be_seen(alone: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    explicit = Attend._explicit
+    monkeypatch.setattr(Attend, "_explicit", lambda self, q, k, v, shared, *, first_head, positions_S:
+                        explicit(self, q, k, v, shared, first_head=0, positions_S=positions_S))
+    assert min(broken("gpt2, attention dropout", {"kind": "ulysses"}, alone)) > 1e-4
