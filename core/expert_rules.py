@@ -42,7 +42,7 @@ def expert_rules(config: Config) -> Iterator[Problem]:
                       f"set model.experts_per_token to at most {m.num_experts}")
     if not expert_layers(m):
         yield Problem("model.dense_layers", m.dense_layers, f"and model.expert_interval={m.expert_interval} leave no block with experts "
-                      f"among model.num_layers={m.num_layers}", "set model.dense_layers=0 and model.expert_interval=1, or model.num_experts=0")
+                      f"among model.num_layers={m.num_layers}", "set model.dense_layers=0 and model.expert_interval=1")
     if m.num_experts % p.ep:
         yield Problem("parallel.ep", p.ep, f"does not divide model.num_experts={m.num_experts}",
                       f"try parallel.ep in {_divisors(m.num_experts)}")

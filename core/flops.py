@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from ..conf.schema import Activation, ModelConfig, Normalization, Positions
+from .expert_rules import expert_layers, expert_width, has_experts, shared_width
 
 _BACKWARD = 2  # a product's backward pass is two products of the same size: for its input and for its weight
 _TERA = 1e12
@@ -31,20 +32,27 @@ def forward_flops(config: ModelConfig, *, samples: int, sequence_length: int, ca
         causal: count the query-key pairs that a causal mask leaves, S (S + 1) / 2; False: all S^2, as a kernel without a mask computes.
 
     Returns:
-        attention.qkv, attention.scores (both products with the S x S matrix), attention.output, mlp, head.
+        attention.qkv, attention.scores (both products with the S x S matrix), attention.output, mlp, router, experts, shared_experts, head.
     """
+    total = dict.fromkeys(("attention.qkv", "attention.scores", "attention.output", "mlp", "router", "experts", "shared_experts"), 0)
+    for layer in range(config.num_layers):
+        for name, count in block_flops(config, layer, samples=samples, sequence_length=sequence_length, causal=causal).items():
+            total[name] += count
+    return total | {"head": 2 * samples * sequence_length * config.hidden_size * config.vocab_size}
+
+
+def block_flops(config: ModelConfig, layer: int, *, samples: int, sequence_length: int, causal: bool = True) -> Mapping[str, int]:
+    """Operations of one block's forward pass by layer type, as `forward_flops` counts them; of its experts those that a token passes
+    (none dropped)."""
     H, tokens = config.hidden_size, samples * sequence_length
     q, kv = _widths(config)
     pairs = samples * (sequence_length * (sequence_length + 1) // 2 if causal else sequence_length**2)
-    products = 3 if config.activation == Activation.swiglu else 2
-    L = config.num_layers
-    return {
-        "attention.qkv": L * 2 * tokens * H * (q + 2 * kv),
-        "attention.scores": L * 2 * 2 * pairs * q,
-        "attention.output": L * 2 * tokens * q * H,
-        "mlp": L * 2 * tokens * H * config.ffn_hidden_size * products,
-        "head": 2 * tokens * H * config.vocab_size,
-    }
+    column = 2 * tokens * H * (3 if config.activation == Activation.swiglu else 2)  # for each feature inside an MLP
+    counts = {"attention.qkv": 2 * tokens * H * (q + 2 * kv), "attention.scores": 2 * 2 * pairs * q, "attention.output": 2 * tokens * q * H}
+    if not has_experts(config, layer):
+        return counts | {"mlp": column * config.ffn_hidden_size}
+    return counts | {"router": 2 * tokens * H * config.num_experts, "experts": column * config.experts_per_token * expert_width(config),
+                     "shared_experts": column * shared_width(config)}
 
 
 def step_flops(config: ModelConfig, *, samples: int) -> Mapping[str, int]:
@@ -76,20 +84,35 @@ def peak_flops(device_name: str, precision: str) -> float | None:
 
 def parameter_count(config: ModelConfig) -> Mapping[str, int]:
     """Parameters of the whole model by layer type; a tied head has none of its own."""
-    H, F, L = config.hidden_size, config.ffn_hidden_size, config.num_layers
+    H, L, E = config.hidden_size, config.num_layers, config.num_experts
     q, kv = _widths(config)
-    up = F * (2 if config.activation == Activation.swiglu else 1)
     attention = H * (q + 2 * kv) + q * H + (q + 2 * kv + H) * config.bias
-    mlp = H * up + F * H + (up + H) * config.bias
+    sparse = len(expert_layers(config))
     norm = H * (2 if config.normalization == Normalization.layernorm else 1)
     return {
         "embedding.tokens": config.vocab_size * H,
         "embedding.positions": config.sequence_length * H if config.positions == Positions.learned else 0,
         "attention": L * attention,
-        "mlp": L * mlp,
+        "mlp": (L - sparse) * _mlp_parameters(config, config.ffn_hidden_size),
+        "router": sparse * E * H,
+        "experts": sparse * E * _mlp_parameters(config, expert_width(config)),
+        "shared_experts": sparse * _mlp_parameters(config, shared_width(config)) if shared_width(config) else 0,
         "norms": (2 * L + 1) * norm,
         "head": 0 if config.tie_embeddings else config.vocab_size * H,
     }
+
+
+def active_parameter_count(config: ModelConfig) -> int:
+    """Parameters that one token passes: all but the experts that it is not sent to."""
+    counts = parameter_count(config)
+    idle = counts["experts"] * (config.num_experts - config.experts_per_token) // config.num_experts if config.num_experts else 0
+    return sum(counts.values()) - idle
+
+
+def _mlp_parameters(config: ModelConfig, width: int) -> int:
+    """Of one MLP or expert so many features wide."""
+    H, up = config.hidden_size, width * (2 if config.activation == Activation.swiglu else 1)
+    return H * up + width * H + (up + H) * config.bias
 
 
 def _widths(config: ModelConfig) -> tuple[int, int]:

@@ -1,14 +1,14 @@
 """Which stage of a pipeline holds which blocks: as the config says, or balanced by cost. Pure: imports no torch."""
 
-from dataclasses import replace
-
 from ..conf.schema import LayoutConfig, ModelConfig
 from ..parallel.stages import Placement, Stage, balanced, stages_of
-from .flops import forward_flops
+from .flops import block_flops, forward_flops
 
 
 def placement(parallel: LayoutConfig) -> Placement:
-    """Which rank of the pipeline holds which stages."""
+    """Which rank of the pipeline holds which stages; a model that is not cut is one stage under every schedule."""
+    if parallel.pp == 1:
+        return Placement(1)
     return Placement.of(parallel.schedule.value, pp=parallel.pp, virtual_stages=parallel.virtual_stages)
 
 
@@ -30,13 +30,18 @@ def stage_plan(model: ModelConfig, parallel: LayoutConfig) -> list[Stage]:
     return stages_of(chosen)
 
 
+def held_stages(model: ModelConfig, parallel: LayoutConfig, rank: int) -> list[Stage]:
+    """The stages of one rank of the pipeline, ascending; errors as `stage_plan`."""
+    plan = stage_plan(model, parallel)
+    return plan if parallel.pp == 1 else [plan[index] for index in placement(parallel).held_by(rank)]
+
+
 def stage_costs(model: ModelConfig) -> tuple[int, list[int], int]:
     """Operations of a forward pass over one sample: of the embedding, of each block, of the head.
 
     The backward pass takes the same multiple of each, so it does not change the balance. A lookup multiplies nothing; it is counted as
     one addition for each number that it moves.
     """
-    one = forward_flops(replace(model, num_layers=1), samples=1, sequence_length=model.sequence_length)
-    head = one["head"]
-    block = sum(one.values()) - head
-    return model.sequence_length * model.hidden_size, [block] * model.num_layers, head
+    S = model.sequence_length
+    blocks = [sum(block_flops(model, layer, samples=1, sequence_length=S).values()) for layer in range(model.num_layers)]
+    return S * model.hidden_size, blocks, forward_flops(model, samples=1, sequence_length=S)["head"]

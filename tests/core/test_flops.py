@@ -4,14 +4,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hexareme.conf.compose import compose
 from hexareme.conf.schema import ModelConfig
-from hexareme.core.flops import forward_flops, model_flops_per_token, parameter_count, peak_flops, step_flops
+from hexareme.core.flops import active_parameter_count, forward_flops, model_flops_per_token, parameter_count, peak_flops, step_flops
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..ranks import run_single
 from .reference import GPT2, LLAMA, batch, build, loss_and_gradients
 
-CONFIGS = {"gpt2": GPT2, "llama": LLAMA, "tied": replace(LLAMA, tie_embeddings=True, bias=True, num_kv_heads=1)}
+CONFIGS = {"gpt2": GPT2, "llama": LLAMA, "tied": replace(LLAMA, tie_embeddings=True, bias=True, num_kv_heads=1),
+           "experts": replace(LLAMA, num_layers=3, num_experts=5, dense_layers=1, expert_interval=2, expert_ffn_hidden_size=24, bias=True,
+                              num_shared_experts=2)}
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -61,6 +64,12 @@ def test_parameters_of_published_models() -> None:
     assert sum(parameter_count(gpt2).values()) == 124_439_808  # as Hugging Face counts gpt2
     llama = replace(LLAMA, hidden_size=4096, ffn_hidden_size=14336, num_heads=32, num_kv_heads=8, num_layers=32, vocab_size=128256)
     assert sum(parameter_count(llama).values()) == 8_030_261_248  # as Hugging Face counts Llama 3 8B
+
+
+def test_parameters_of_mixtral() -> None:
+    mixtral = compose("train", ["data.train=corpus", "model=mixtral_8x7b"]).model
+    assert sum(parameter_count(mixtral).values()) == 46_702_792_704  # the safetensors header of mistralai/Mixtral-8x7B-v0.1
+    assert active_parameter_count(mixtral) == pytest.approx(12.9e9, rel=2e-3)  # "12.9B" (Jiang et al. 2024, table 2: 13B)
 
 
 def test_peaks() -> None:
