@@ -19,6 +19,7 @@ from hexareme.parallel.context import LayerGroups
 from hexareme.parallel.partition import ShardSpec
 from hexareme.parallel.partition_module import placed_parameters
 from torch import Tensor
+from torch.distributed.pipelining._backward import stage_backward_input, stage_backward_weight
 
 from ..ranks import RankError, run_ranks, run_single, world
 from .reference import GPT2, LLAMA, batch, gather, gradient
@@ -212,3 +213,32 @@ def test_the_padding_of_a_vocabulary_never_learns_and_is_never_drawn() -> None:
         assert max(abs(a - b) / b for a, b in zip(losses, one[0], strict=True)) < 1e-5
         assert max(drawn) < 50257
         assert len(set(drawn)) > 20  # nearly uniform draws: each row of padding would have its chance
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama_biased_one_kv_head"])
+def test_a_split_backward_pass_runs_each_collective_once(name: str) -> None:
+    """torch's own split, as its zero-bubble schedules call it: first the input's gradient, then the weights'."""
+    def rank(_: int) -> None:
+        config = CONFIGS[name]
+        model, inputs = model_of(config, Variant(sequence_parallel=True)), batch(config)
+        shared, x = model.shared(inputs), torch.randn(3, 48 // world().size(), 64, generator=torch.Generator().manual_seed(world().rank()))
+        results = []
+        for split in (False, True):
+            model.zero_grad()
+            start, block = x.clone().requires_grad_(), model.blocks["1"]
+            y = block(start, shared)
+            with Calls() as calls:
+                if split:
+                    _, groups = stage_backward_input([y], [y.detach().cos()], [start], block.parameters())
+                    stage_backward_weight(block.parameters(), groups)
+                else:
+                    y.backward(y.detach().cos())
+            results.append(([start.grad, *(p.grad for p in block.parameters())],
+                            {name: count for name, count in calls.counts.items() if "c10d" in name}))
+        (whole, once), (parts, counted) = results
+        assert counted == once
+        assert once["_c10d_functional::all_reduce"] >= 2
+        for a, b in zip(parts, whole, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+    run_ranks(rank, 4)
