@@ -1,6 +1,6 @@
 """A trained model without its training engine: for evaluate and generate, from a checkpoint of any layout."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from enum import Enum
 from pathlib import Path
@@ -15,26 +15,45 @@ from ..conf.schema import LayoutConfig, ModelConfig
 from ..parallel.context import ParallelContext
 from ..parallel.partition import ShardSpec
 from ..parallel.partition_module import placed_buffers, placed_parameters
+from ..parallel.stages import Stage
 from ..parallel.topology import Topology
 from .checkpoint.checkpointer import Checkpointer
 from .checkpoint.fragment import Fragment
 from .checkpoint.reader import Checkpoint
 from .errors import CheckpointError
+from .held_parameters import held_parameters
 from .inference_layout import inference_problems
 from .loss import LossModel
 from .model.build import build_model
+from .model.transformer import Transformer
+from .relay import Pipeline
+from .stage_plan import held_stages, placement
 
 Opened = TypeVar("Opened")
 
 
 @dataclass(frozen=True)
 class Trained:
-    """This rank's part of a model, in evaluation mode, and the checkpoint it came from."""
+    """This rank's part of a model, in evaluation mode, and the checkpoint it came from.
 
-    model: LossModel
+    Args:
+        model: what `evaluate` drives: the whole model, or this rank's stages of it.
+        sizes: of the whole model.
+        checkpoint: where the parameters came from.
+        context: this rank's place.
+        device: where the parameters lie.
+    """
+
+    model: LossModel | Pipeline
+    sizes: ModelConfig
     checkpoint: Checkpoint
     context: ParallelContext
     device: torch.device
+
+    @property
+    def generator(self) -> Transformer | Pipeline:
+        """What `generate` drives."""
+        return self.model.transformer if isinstance(self.model, LossModel) else self.model
 
     @property
     def document_mask(self) -> bool:
@@ -82,17 +101,20 @@ def load_trained(path: Path, layout: LayoutConfig, *, device: torch.device) -> T
     topology = Topology.divide(world_size=world_size, tp=layout.tp, pp=layout.pp, cp=layout.cp, ep=layout.ep)
     context = ParallelContext.create(topology, dist.get_rank())
     groups = context.layer_groups(context_attention=layout.context_attention.value)
-    transformer = build_model(config, seed=0, groups=groups, device=device)
-    checkpoint.load(_fragments(transformer))
-    return Trained(LossModel(transformer).eval(), checkpoint, context, device)
+    stages = [build_model(config, seed=0, groups=groups, device=device, stage=stage)
+              for stage in held_stages(config, layout, context.coordinate.pp)]
+    checkpoint.load([fragment for stage in stages for fragment in _fragments(stage)],
+                    names={each.name for each in held_parameters(config, [Stage.whole(config.num_layers)])})
+    model = LossModel(stages[0]) if layout.pp == 1 else Pipeline(stages, placement(layout), context.pipeline)
+    return Trained(model.eval(), config, checkpoint, context, device)
 
 
-def _fragments(model: nn.Module) -> list[Fragment]:
+def _fragments(model: nn.Module) -> Iterator[Fragment]:
     """Every tensor of a model that a checkpoint holds, to be filled."""
-    state = [Fragment(each.name, "parameter", each.shard, 0, each.parameter.data.view(-1), write=False)
-             for each in placed_parameters(model)]
-    return state + [Fragment(name, "buffer", ShardSpec.whole(buffer.shape), 0, buffer.view(-1), write=False)
-                    for name, buffer in placed_buffers(model).items()]
+    for each in placed_parameters(model):
+        yield Fragment(each.name, "parameter", each.shard, 0, each.parameter.data.view(-1), write=False)
+    for name, buffer in placed_buffers(model).items():
+        yield Fragment(name, "buffer", ShardSpec.whole(buffer.shape), 0, buffer.view(-1), write=False)
 
 
 def first_rank_first(action: Callable[[], Opened]) -> Opened:

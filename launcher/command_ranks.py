@@ -2,6 +2,7 @@
 that torchrun, srun, mpirun or deepspeed started."""
 
 import os
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -45,14 +46,23 @@ def on_ranks(layout: LayoutConfig, cluster: LocalRanksConfig, work: Work[Result]
 
 def _forked(ranks: int, work: Work[Result]) -> Result:
     from ..core import inference  # noqa: F401  (imports what the ranks use, once for all of them)
-    from ..core.forked_ranks import run_ranks
+    from ..core.forked_ranks import RankError, run_ranks
     from ..core.rendezvous import backend_of, rank_device
 
     def one_rank(rank: int) -> Any:
-        found = work(rank_device(rank, ranks))
+        try:
+            found = work(rank_device(rank, ranks))
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
+            raise
         return found if rank == 0 else None
 
-    found: Result = run_ranks(one_rank, ranks, timeout=None, backend=backend_of(ranks))[0]
+    try:
+        found: Result = run_ranks(one_rank, ranks, timeout=None, backend=backend_of(ranks))[0]
+    except RankError as error:
+        if error.cause.startswith(BrokenPipeError.__name__):
+            raise BrokenPipeError from error  # whoever reads what rank 0 prints has gone, as `head` does: no error to report
+        raise
     return found
 
 

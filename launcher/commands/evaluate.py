@@ -58,7 +58,7 @@ def measure_here(config: EvaluateConfig, path: Path, device: "torch.device") -> 
     from ...data.token_file import open_corpus
 
     trained = load_trained(path, config.parallel, device=device)
-    corpus, sizes = config.corpus or trained.corpus, trained.model.transformer.config
+    corpus, sizes = config.corpus or trained.corpus, trained.sizes
     tokens = first_rank_first(lambda: open_corpus(corpus, part=config.part.value))
     windows = ValidationSet(tokens, sequence_length=sizes.sequence_length, document_mask=trained.document_mask,
                             vocab_size=sizes.vocab_size)

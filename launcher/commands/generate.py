@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from ...core.model.transformer import Transformer
+    from ...core.relay import Pipeline
 
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what a character looks like whose last bytes are still to come
 
@@ -35,6 +36,10 @@ def main(overrides: list[str]) -> int:
     """
     config = compose("generate", without_local_rank(overrides))
     path = checkpoint_path(config)
+    if config.parallel.cp > 1:
+        raise ConfigError([Problem("parallel.cp", config.parallel.cp, "cuts a sequence over ranks, and a text grows by one token at a time",
+                                   f"set parallel.cp=1; parallel.tp={config.parallel.cp} or parallel.pp={config.parallel.cp} uses as many "
+                                   "ranks")])
     result = on_ranks(config.parallel, config.cluster, partial(write_here, config, path))
     if config.output and result is not None:
         Path(config.output).write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
@@ -51,7 +56,7 @@ def write_here(config: GenerateConfig, path: Path, device: "torch.device") -> di
     begin = time.perf_counter()
     text, count = "", 0
     show(config.prompt, config.stream and speaks)
-    for piece, drawn in pieces(config, tokenizer, trained.model.transformer, speaks=speaks):
+    for piece, drawn in pieces(config, tokenizer, trained.generator, speaks=speaks):
         text, count = text + piece, drawn
         show(piece, config.stream and speaks)
     seconds = time.perf_counter() - begin
@@ -67,9 +72,10 @@ def show(piece: str, stream: bool) -> None:
         print(piece, end="", flush=True)
 
 
-def pieces(config: GenerateConfig, tokenizer: Tokenizer, model: "Transformer", *, speaks: bool = True) -> Iterator[tuple[str, int]]:
+def pieces(config: GenerateConfig, tokenizer: Tokenizer, model: "Transformer | Pipeline", *,
+           speaks: bool = True) -> Iterator[tuple[str, int]]:
     """New text as soon as it is certain, with the number of tokens drawn so far; ends at the end of the document, a stop text or a
-    full context."""
+    full context. The same on every rank; only the one that `speaks` says why it ended."""
     from ...core.generation import generate
 
     prompt_ids = tokenizer.encode(config.prompt) or [tokenizer.end_of_document]
