@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from ..data.batch import Batch, stack
 from ..data.dataset import ValidationSet
 from ..parallel.context import LayerGroups
 from .inputs import MicroBatch, micro_batch
 from .loss import LossModel
+from .relay import Pipeline
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,14 @@ class EvaluationResult:
 
 
 @torch.no_grad()
-def evaluate(model: LossModel, validation: ValidationSet, *, micro_size: int, samples: int, data_group: dist.ProcessGroup,
+def evaluate(model: LossModel | Pipeline, validation: ValidationSet, *, micro_size: int, samples: int, data_group: dist.ProcessGroup,
              document_mask: bool, device: torch.device, progress: Callable[[int, int], None] | None = None) -> EvaluationResult:
     """Every rank of the data axis takes its share; all do the same number of forward passes, because ZeRO-3's are collective.
 
     The ranks of one context group take the same windows, and each its own tokens of them.
 
     Args:
-        model: a LossModel in evaluation mode.
+        model: in evaluation mode; of a pipeline, every rank evaluates its stages.
         validation: windows in order.
         micro_size: samples of one forward pass.
         samples: the first so many windows; 0: all.
@@ -46,19 +46,17 @@ def evaluate(model: LossModel, validation: ValidationSet, *, micro_size: int, sa
         progress: told the forward passes done and their number.
     """
     count = min(samples, len(validation)) if samples else len(validation)
-    groups = model.transformer.groups
+    groups = model.groups
     cp = groups.context.size()
     batches = list(shares(count, micro_size=micro_size, rank=data_group.rank() // cp, size=data_group.size() // cp))
-    total = torch.zeros(2, dtype=torch.float64, device=device)
-    for done, indices in enumerate(batches, start=1):
-        micro = _micro(validation, indices, micro_size=micro_size, document_mask=document_mask, device=device, groups=groups)
-        loss_sum: Tensor = model(micro.inputs, micro.targets_BS, micro.loss_mask_BS)
-        total += torch.stack([loss_sum.double(), micro.loss_mask_BS.sum(dtype=torch.float64)])
-        if progress is not None:
-            progress(done, len(batches))
-    dist.all_reduce(total, group=data_group)
-    tokens = int(total[1])
-    return EvaluationResult(loss=float(total[0]) / max(tokens, 1), tokens=tokens)
+
+    def micro(number: int) -> MicroBatch:
+        return _micro(validation, batches[number], micro_size=micro_size, document_mask=document_mask, device=device, groups=groups)
+
+    sums = model.loss_sums(len(batches), micro, None if progress is None else lambda done: progress(done, len(batches)))
+    dist.all_reduce(sums, group=data_group)
+    tokens = int(sums[1])
+    return EvaluationResult(loss=float(sums[0]) / max(tokens, 1), tokens=tokens)
 
 
 def shares(count: int, *, micro_size: int, rank: int, size: int) -> Iterator[Sequence[int]]:

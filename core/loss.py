@@ -1,8 +1,13 @@
 """The training loss: a sum over tokens, so that whoever knows the global count divides once. Shapes: B micro-batch, S sequence."""
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor, nn
 
+from ..parallel.context import LayerGroups
 from ..parallel.cross_entropy import vocab_parallel_cross_entropy
+from .inputs import MicroBatch
 from .model.input import ModelInput
 from .model.precision import autocast
 from .model.transformer import Transformer
@@ -20,6 +25,11 @@ class LossModel(nn.Module):
         super().__init__()
         self.transformer, self.precision = transformer, precision
 
+    @property
+    def groups(self) -> LayerGroups:
+        """The axes of the model."""
+        return self.transformer.groups
+
     def forward(self, batch: ModelInput, targets_BS: Tensor, loss_mask_BS: Tensor) -> Tensor:
         """Sum over the unmasked tokens of the cross entropy, a fp32 scalar, alike on every rank of the tensor axis.
 
@@ -34,5 +44,26 @@ class LossModel(nn.Module):
         """Cross entropy of each token in nats, [B, S] fp32."""
         with autocast(self.precision, targets_BS.device.type):
             logits_BSv = self.transformer(batch)
-        return vocab_parallel_cross_entropy(logits_BSv, targets_BS, vocab_size=self.transformer.config.vocab_size,
-                                            group=self.transformer.groups.tensor)
+        return token_losses(logits_BSv, targets_BS, self.transformer)
+
+    def loss_sums(self, count: int, micro_batch: Callable[[int], MicroBatch], progress: Callable[[int], None] | None = None) -> Tensor:
+        """Sum of the cross entropies and number of the unmasked tokens of this rank's data, [2] fp64.
+
+        Args:
+            count: micro-batches.
+            micro_batch: the one of a number.
+            progress: told how many are done.
+        """
+        sums = torch.zeros(2, dtype=torch.float64, device=next(self.parameters()).device)
+        for number in range(count):
+            micro = micro_batch(number)
+            loss_sum: Tensor = self(micro.inputs, micro.targets_BS, micro.loss_mask_BS)
+            sums += torch.stack([loss_sum.double(), micro.loss_mask_BS.sum(dtype=torch.float64)])
+            if progress is not None:
+                progress(number + 1)
+        return sums
+
+
+def token_losses(logits_BSv: Tensor, targets_BS: Tensor, model: Transformer) -> Tensor:
+    """Cross entropy of each token in nats, [B, S] fp32, from this rank's columns of the logits of `model`."""
+    return vocab_parallel_cross_entropy(logits_BSv, targets_BS, vocab_size=model.config.vocab_size, group=model.groups.tensor)

@@ -18,6 +18,7 @@ from ..data.dataset import TrainingSet, ValidationSet
 from ..data.loader import Loader
 from ..data.token_file import open_corpus
 from ..parallel.context import ParallelContext
+from ..parallel.stages import SPLIT_BACKWARD
 from ..parallel.topology import Topology
 from .audit import SampleLog
 from .batch import BatchPlan
@@ -28,7 +29,7 @@ from .checkpoint.storage import check_room
 from .console import Console
 from .corpora import validation_source
 from .device import device_name
-from .engine.build import Built, build_engine
+from .engine.build import Built, build_engine, build_pipeline_engine
 from .errors import FolderInUseError
 from .flops import model_flops_per_token, peak_flops
 from .holdings import Layout
@@ -37,6 +38,7 @@ from .loss import LossModel
 from .metrics import MetricsLog
 from .model.build import build_model, compile_blocks
 from .picture import headline, picture
+from .stage_plan import held_stages
 from .tracking.tracker import Tracker
 from .trainer import Progress, Trainer, Watch
 
@@ -175,12 +177,18 @@ def moments(checkpoint: Checkpoint) -> dict[str, list[str]]:
 
 def build(config: Config, context: ParallelContext, device: torch.device, plan: BatchPlan) -> Built:
     """The model and its engine as a run trains them; a proof compares exactly these."""
-    transformer = build_model(config.model, seed=config.train.seed, device=device, recompute=config.train.recompute.value,
-                              groups=context.layer_groups(sequence_parallel=config.parallel.sequence_parallel,
-                                                          context_attention=config.parallel.context_attention.value))
+    splits = config.parallel.pp > 1 and config.parallel.schedule.value in SPLIT_BACKWARD
+    groups = context.layer_groups(sequence_parallel=config.parallel.sequence_parallel,
+                                  context_attention=config.parallel.context_attention.value,
+                                  overlap=device.type == "cuda" and not splits)
+    stages = [build_model(config.model, seed=config.train.seed, groups=groups, device=device, recompute=config.train.recompute.value,
+                          stage=stage) for stage in held_stages(config.model, config.parallel, context.pipeline.rank())]
     if config.train.compile:
-        compile_blocks(transformer)
-    model = LossModel(transformer, precision=config.train.precision.value)
+        for stage in stages:
+            compile_blocks(stage)
+    if config.parallel.pp > 1:
+        return build_pipeline_engine(stages, config, context=context, device=device, micro_batches=plan.accumulation_steps)
+    model = LossModel(stages[0], precision=config.train.precision.value)
     return build_engine(model, config, context=context, device=device, accumulation_steps=plan.accumulation_steps)
 
 

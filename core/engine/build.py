@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import deepspeed
@@ -9,17 +10,23 @@ import deepspeed.ops
 import torch
 import torch.distributed as dist
 from deepspeed.utils import logger as deepspeed_logger
+from torch import Tensor, nn
 
 from ...conf.schema import Config, Offload, Precision
 from ...parallel.context import ParallelContext
 from ...parallel.partition_module import Placed, placed_buffers, placed_parameters
 from ..loss import LossModel
+from ..model.transformer import Transformer
+from ..relay import Pipeline
 from ..schedule import schedule_factor
+from ..stage_plan import placement
 from .axes import ModelParallelUnit
 from .engine import Engine
 from .experts import announce_experts
 from .norm import mark_for_deepspeed, replace_norm
 from .optimizer import build_optimizer, parameter_groups
+from .pipeline import PipelineEngine, buffers_in, placed_in, share_ends
+from .schedules import StageRunner
 from .settings import deepspeed_settings
 from .state import EngineState
 
@@ -53,6 +60,38 @@ def build_engine(model: LossModel, config: Config, *, context: ParallelContext, 
         accumulation_steps: forward passes of one step on one rank.
     """
     placed = placed_parameters(model.transformer)
+    engine, schedule = _initialize(model, placed, config, context=context, device=device, accumulation_steps=accumulation_steps)
+    wrapped = Engine(engine, schedule, context=context, placed=placed, clipping=config.train.gradient_clipping,
+                     skips_overflow=config.train.precision is Precision.fp16)
+    return Built(wrapped, _state(engine, placed, placed_buffers(model.transformer), context))
+
+
+def build_pipeline_engine(stages: Sequence[Transformer], config: Config, *, context: ParallelContext, device: torch.device,
+                          micro_batches: int) -> Built:
+    """DeepSpeed's engine around this rank's stages, under the schedule that the config names.
+
+    Args:
+        stages: the slices that `stage_plan` and `placement` give this rank of the pipeline; on `device`, initialised.
+        config: of the run.
+        context: the process groups.
+        device: of this rank.
+        micro_batches: of one step on one rank.
+    """
+    share_ends(stages)
+    placed = placed_in(stages)
+    where, precision, groups = placement(config.parallel), config.train.precision.value, stages[0].groups
+    engine, schedule = _initialize(nn.ModuleList(stages), placed, config, context=context, device=device, accumulation_steps=1)
+    tokens = config.model.sequence_length // context.context.size() // (groups.tensor.size() if groups.sequence_parallel else 1)
+    runner = StageRunner(stages, schedule=config.parallel.schedule.value, placement=where, group=context.pipeline, precision=precision,
+                         micro_batches=micro_batches, hidden_shape=(config.batch.micro_size, tokens, config.model.hidden_size))
+    wrapped = PipelineEngine(engine, schedule, context=context, placed=placed, clipping=config.train.gradient_clipping, runner=runner,
+                             pipeline=Pipeline(stages, where, context.pipeline, precision=precision))
+    return Built(wrapped, _state(engine, placed, buffers_in(stages), context))
+
+
+def _initialize(model: nn.Module, placed: list[Placed], config: Config, *, context: ParallelContext, device: torch.device,
+                accumulation_steps: int) -> tuple[deepspeed.DeepSpeedEngine, torch.optim.lr_scheduler.LambdaLR]:
+    """DeepSpeed's engine with our optimizer, norm and schedule of the learning rate."""
     mark_for_deepspeed(placed, context)
     announce_experts(model, placed, context)
     groups = parameter_groups(placed, config.optimizer, experts_apart=context.expert.size() > 1)
@@ -64,12 +103,11 @@ def build_engine(model: LossModel, config: Config, *, context: ParallelContext, 
     if config.parallel.zero in (1, 2) and config.parallel.offload is Offload.none:
         replace_norm(engine.optimizer, placed, context)
     factor = schedule_factor(config.schedule, total_steps=config.train.steps)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-    wrapped = Engine(engine, schedule, context=context, placed=placed, clipping=config.train.gradient_clipping,
-                     skips_overflow=config.train.precision is Precision.fp16)
-    state = EngineState(engine, placed=placed, buffers=placed_buffers(model.transformer), names=_all_names(placed, context),
-                        context=context)
-    return Built(wrapped, state)
+    return engine, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def _state(engine: deepspeed.DeepSpeedEngine, placed: list[Placed], buffers: dict[str, Tensor], context: ParallelContext) -> EngineState:
+    return EngineState(engine, placed=placed, buffers=buffers, names=_all_names(placed, context), context=context)
 
 
 def _all_names(placed: list[Placed], context: ParallelContext) -> list[str]:

@@ -12,9 +12,11 @@ from torch import Tensor
 
 from ...parallel.context import ParallelContext
 from ...parallel.partition_module import Placed
+from ..device import peak_memory_bytes
 from ..errors import NonFiniteError
 from ..inputs import MicroBatch
 from ..loss import LossModel
+from ..relay import Pipeline
 from .norm import clip
 
 LOWER_THE_RATE = "look at the batch, or go on from the last checkpoint with a lower optimizer.learning_rate"
@@ -28,6 +30,7 @@ class StepResult:
     grad_norm: float  # global, before clipping; infinite where fp16 overflowed and the step was skipped
     loss_tokens: int  # unmasked tokens of the global batch
     stop_requested: bool  # some rank was asked to stop
+    stage_memory_bytes: tuple[int, ...]  # largest memory held so far, of one rank for each place of the pipeline
 
 
 class Engine:
@@ -86,6 +89,16 @@ class Engine:
         tokens = self._global_sum(counts.sum(), self._context.data)
         # DeepSpeed averages gradients over the data axis; ours is a sum.
         scale = self._context.data.size() / max(tokens, 1.0)
+        total = self._accumulate(micro_batches, scale)
+        loss_sum, stops, memory = self._agree(total, stop)
+        loss = loss_sum / max(tokens, 1.0)
+        if not math.isfinite(loss):
+            raise NonFiniteError(f"the loss is {loss}", do=LOWER_THE_RATE)
+        norm = self._update()
+        return StepResult(loss=loss, grad_norm=norm, loss_tokens=int(tokens), stop_requested=stops, stage_memory_bytes=memory)
+
+    def _accumulate(self, micro_batches: Sequence[MicroBatch], scale: float) -> Tensor:
+        """Forward and backward passes of a step; returns the sum of this rank's unscaled losses, fp64."""
         total = torch.zeros((), dtype=torch.float64, device=micro_batches[0].loss_mask_BS.device)
         last = len(micro_batches) - 1
         for index, micro in enumerate(micro_batches):
@@ -94,12 +107,7 @@ class Engine:
             total += loss_sum.detach()
             if index < last:
                 self.deepspeed.step()  # counts the micro-batch; updates nothing
-        loss_sum_total, stops = self._agree(total, stop)
-        loss = loss_sum_total / max(tokens, 1.0)
-        if not math.isfinite(loss):
-            raise NonFiniteError(f"the loss is {loss}", do=LOWER_THE_RATE)
-        norm = self._update()
-        return StepResult(loss=loss, grad_norm=norm, loss_tokens=int(tokens), stop_requested=stops)
+        return total
 
     def _update(self) -> float:
         """Clips, updates, advances the schedule; returns the norm before clipping."""
@@ -119,12 +127,17 @@ class Engine:
         if not math.isfinite(norm) and not self._skips_overflow:
             raise NonFiniteError("the gradient is not finite", do=LOWER_THE_RATE)
 
-    def _agree(self, loss_sum: Tensor, stop: bool) -> tuple[float, bool]:
-        """The global loss sum and whether any rank was asked to stop, in one reduction over the world."""
+    def _agree(self, loss_sum: Tensor, stop: bool) -> tuple[float, bool, tuple[int, ...]]:
+        """The global loss sum, whether any rank was asked to stop, and the memory along the pipeline, in one reduction over the world."""
+        context, place = self._context, self._context.coordinate
+        memory = loss_sum.new_zeros(context.pipeline.size())
+        if (place.dp, place.cp, place.tp) == (0, 0, 0):  # one for all ranks that hold the same stages
+            memory[place.pp] = peak_memory_bytes(loss_sum.device)
         # The ranks of one tensor group hold the same loss: each brings its part of it.
-        both = torch.stack([loss_sum / self._context.tensor.size(), torch.full_like(loss_sum, float(stop))])
-        dist.all_reduce(both, group=self._context.world)
-        return float(both[0]), bool(both[1] > 0)
+        numbers = torch.cat([(loss_sum / context.tensor.size())[None], loss_sum.new_full((1,), float(stop)), memory])
+        dist.all_reduce(numbers, group=context.world)
+        total, stops, *stages = numbers.tolist()
+        return total, stops > 0, tuple(map(int, stages))
 
     @staticmethod
     def _global_sum(value: Tensor, group: dist.ProcessGroup) -> float:
@@ -133,7 +146,7 @@ class Engine:
         return float(total)
 
     @contextmanager
-    def evaluating(self) -> Iterator[LossModel]:
+    def evaluating(self) -> Iterator[LossModel | Pipeline]:
         """The model in evaluation mode."""
         self.module.eval()
         try:

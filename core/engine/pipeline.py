@@ -1,0 +1,93 @@
+"""One optimizer step of a model that is cut into pipeline stages: DeepSpeed's ZeRO-1 engine under torch's schedules."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ...parallel.context import ParallelContext
+from ...parallel.partition_module import Placed, placed_buffers, placed_parameters
+from ..inputs import MicroBatch
+from ..model.transformer import Transformer
+from ..relay import Pipeline
+from .engine import Engine
+from .schedules import StageRunner
+
+
+class PipelineEngine(Engine):
+    """An engine whose forward and backward passes are a schedule's; the loss, the update and all that is agreed are `Engine`'s.
+
+    DeepSpeed is told of one micro-batch for each step: the schedule goes through those that there are, and gradients accumulate in
+    fp32 in the parameters until all are done.
+
+    Args:
+        engine: from `deepspeed.initialize`, ZeRO-1.
+        schedule: torch's scheduler over the base optimizer.
+        context: the process groups.
+        placed: every parameter of this rank.
+        clipping: largest gradient norm.
+        runner: the pipeline schedule over this rank's stages.
+        pipeline: the same stages, forward only.
+    """
+
+    def __init__(self, engine: deepspeed.DeepSpeedEngine, schedule: torch.optim.lr_scheduler.LambdaLR, *, context: ParallelContext,
+                 placed: Sequence[Placed], clipping: float, runner: StageRunner, pipeline: Pipeline) -> None:
+        super().__init__(engine, schedule, context=context, placed=placed, clipping=clipping, skips_overflow=False)
+        self._runner = runner
+        self._pipeline = pipeline
+        self._tied = tied_parameters(list(pipeline.stages))
+
+    def _accumulate(self, micro_batches: Sequence[MicroBatch], scale: float) -> Tensor:
+        return self._runner.run(micro_batches, scale)
+
+    def _update(self) -> float:
+        for parameter in self._tied:
+            assert parameter.grad is not None
+            dist.all_reduce(parameter.grad, group=self._context.pipeline_ends)
+        self.deepspeed.optimizer.reduce_gradients(pipeline_parallel=True)
+        return super()._update()
+
+    @contextmanager
+    def evaluating(self) -> Iterator[Pipeline]:
+        """The pipeline in evaluation mode."""
+        self._pipeline.eval()
+        try:
+            yield self._pipeline
+        finally:
+            self._pipeline.train()
+
+
+def tied_parameters(stages: Sequence[Transformer]) -> list[nn.Parameter]:
+    """The parameters of this rank that another rank of the pipeline holds, too: the token embedding and the head's copy of it.
+
+    Where first and last stage lie on one rank they share the parameter (`share_ends`), and there is nothing to exchange.
+    """
+    config = stages[0].config
+    if not config.tie_embeddings or (stages[0].stage.first and stages[-1].stage.last):
+        return []
+    if stages[0].embedding is not None:
+        return [stages[0].embedding.tokens.weight]
+    return [stages[-1].head.weight] if stages[-1].head is not None else []
+
+
+def share_ends(stages: Sequence[Transformer]) -> None:
+    """Let a tied head use the embedding's parameter itself where the first and the last stage lie on one rank."""
+    embedding, head = stages[0].embedding, stages[-1].head
+    if embedding is None or head is None or not stages[0].config.tie_embeddings:
+        return
+    head.weight = embedding.tokens.weight
+    head.aliases, head.copies = {}, set()
+
+
+def placed_in(stages: Sequence[Transformer]) -> list[Placed]:
+    """Every parameter of this rank by its name in the whole model; a shared one once."""
+    found = {id(each.parameter): each for stage in reversed(stages) for each in reversed(placed_parameters(stage))}
+    return list(reversed(found.values()))
+
+
+def buffers_in(stages: Sequence[Transformer]) -> dict[str, Tensor]:
+    """Persistent buffers of this rank by full name."""
+    return {name: buffer for stage in stages for name, buffer in placed_buffers(stage).items()}
