@@ -47,7 +47,7 @@ class _Take(torch.autograd.Function):
         [order_R] = ctx.saved_tensors
         [gradient_RH] = gradients
         whole = gradient_RH.new_zeros(ctx.tokens * ctx.k, gradient_RH.shape[1]).index_copy_(0, order_R, gradient_RH)
-        return (whole.view(ctx.tokens, ctx.k, -1).sum(dim=1) if ctx.k > 1 else whole), None, None
+        return (whole.unflatten(0, (ctx.tokens, ctx.k)).sum(dim=1) if ctx.k > 1 else whole), None, None
 
 
 class _Exchange(torch.autograd.Function):
@@ -113,7 +113,7 @@ def combine(rows_QH: Tensor, plan: Dispatch, group: dist.ProcessGroup) -> Tensor
     T, k = plan.choices
     arrived_QH = rows_QH.new_zeros(rows_QH.shape).index_copy(0, plan.regroup_Q, rows_QH)
     rows_RH = _exchanged(arrived_QH, plan.arrived, plan.sent, group)
-    return rows_QH.new_zeros(T * k, rows_QH.shape[1]).index_copy(0, plan.order_R, rows_RH).view(T, k, -1)
+    return rows_QH.new_zeros(T * k, rows_QH.shape[1]).index_copy(0, plan.order_R, rows_RH).unflatten(0, (T, k))
 
 
 def _exchanged(rows: Tensor, sent: list[int], arrived: list[int], group: dist.ProcessGroup) -> Tensor:
