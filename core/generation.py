@@ -9,17 +9,19 @@ from ..parallel.collectives import gather_from_tensor_axis
 from .model.cache import KeyValueCache
 from .model.input import ModelInput
 from .model.transformer import Transformer
+from .relay import Pipeline
 from .sampling import Sampling, choose, uniforms
 
 
-def generate(model: Transformer, prompt_ids: Sequence[int], *, max_new_tokens: int, temperature: float = 1.0, top_k: int = 0,
+def generate(model: Transformer | Pipeline, prompt_ids: Sequence[int], *, max_new_tokens: int, temperature: float = 1.0, top_k: int = 0,
              top_p: float = 1.0, seed: int = 0, stop_ids: Collection[int] = ()) -> Generator[int, None, None]:
     """Continue one prompt; yields each new id as soon as it is chosen, at last the stop id if one was met.
 
-    Every rank of the tensor axis iterates alike and gets the same ids. The caller enters autocast if it wants another precision.
+    Every rank of the tensor and the pipeline axis iterates alike and gets the same ids. The caller enters autocast if it wants another
+    precision.
 
     Args:
-        model: evaluated without dropout; its mode is restored at the end.
+        model: whole, or this rank's stages of it; evaluated without dropout; its mode is restored at the end.
         prompt_ids: at least one id.
         max_new_tokens: most ids to yield.
         temperature, top_k, top_p, seed: as in `Sampling`.
@@ -33,7 +35,7 @@ def generate(model: Transformer, prompt_ids: Sequence[int], *, max_new_tokens: i
     return (ids[0] for ids in rows if ids[0] is not None)
 
 
-def generate_batch(model: Transformer, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, sampling: Sampling,
+def generate_batch(model: Transformer | Pipeline, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, sampling: Sampling,
                    stop_ids: Collection[int] = ()) -> Iterator[list[int | None]]:
     """Continue several prompts of any lengths together; yields one new id for each row, None for rows that have ended.
 
@@ -48,16 +50,19 @@ def generate_batch(model: Transformer, prompts: Sequence[Sequence[int]], *, max_
     return _decode(model, prompts, max_new_tokens, sampling, frozenset(stop_ids))
 
 
-def _decode(model: Transformer, prompts: Sequence[Sequence[int]], max_new_tokens: int, sampling: Sampling,
+def _decode(model: Transformer | Pipeline, prompts: Sequence[Sequence[int]], max_new_tokens: int, sampling: Sampling,
             stop_ids: frozenset[int]) -> Iterator[list[int | None]]:
     was_training = model.training
     model.eval()
     try:
-        batch = _prompt_input(prompts, next(model.parameters()).device)
-        cache = KeyValueCache(batch.tokens_BS.shape[1] + max_new_tokens)
+        pipeline = model if isinstance(model, Pipeline) else Pipeline.of_whole(model)
+        batch = _prompt_input(prompts, pipeline.device)
+        caches = pipeline.caches(batch.tokens_BS.shape[1] + max_new_tokens)
         ended = [False] * len(prompts)
         for draw in range(max_new_tokens):
-            ids_R = choose(_next_logits(model, batch, cache), sampling, uniforms(sampling.seed, rows=len(prompts), draw=draw))
+            logits_RV = _next_logits(pipeline, batch, caches)
+            chosen_R = None if logits_RV is None else choose(logits_RV, sampling, uniforms(sampling.seed, rows=len(prompts), draw=draw))
+            ids_R = pipeline.told_to_all(chosen_R, len(prompts))
             ids: list[int] = ids_R.tolist()
             yield [None if over else i for i, over in zip(ids, ended, strict=True)]
             ended = [over or i in stop_ids for i, over in zip(ids, ended, strict=True)]
@@ -69,10 +74,12 @@ def _decode(model: Transformer, prompts: Sequence[Sequence[int]], max_new_tokens
 
 
 @torch.no_grad()
-def _next_logits(model: Transformer, batch: ModelInput, cache: KeyValueCache) -> Tensor:
-    """Logits that follow the last token of each row, [R, V] fp32 on the CPU, without padding columns, alike on every rank."""
-    last_R1v = model(batch, cache)[:, -1:]
-    return gather_from_tensor_axis(last_R1v, model.groups.tensor)[:, 0, :model.config.vocab_size].float().cpu()
+def _next_logits(pipeline: Pipeline, batch: ModelInput, caches: Sequence[KeyValueCache]) -> Tensor | None:
+    """Logits that follow the last token of each row, [R, V] fp32 on the CPU, without padding columns; None without the last stage."""
+    logits_RSv: Tensor | None = pipeline(batch, caches)
+    if logits_RSv is None:
+        return None
+    return gather_from_tensor_axis(logits_RSv[:, -1:], pipeline.groups.tensor)[:, 0, :pipeline.config.vocab_size].float().cpu()
 
 
 def _prompt_input(prompts: Sequence[Sequence[int]], device: torch.device) -> ModelInput:
@@ -98,7 +105,7 @@ def _next_input(batch: ModelInput, ids_R: Tensor) -> ModelInput:
     return batch._replace(tokens_BS=tokens_R1, positions_BS=batch.positions_BS[:, -1:] + 1, documents_BS=documents)
 
 
-def _check_prompts(model: Transformer, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+def _check_prompts(model: Transformer | Pipeline, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
     longest, room = max((len(prompt) for prompt in prompts), default=0), model.config.sequence_length
     if not prompts or min(len(prompt) for prompt in prompts) == 0:
         raise ValueError("a prompt has no tokens; give at least one, for instance the end-of-document id")
