@@ -1,43 +1,16 @@
 """Bytes that each rank sends in a step, counted at the c10d call, beside the theory."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from math import prod
+from collections.abc import Iterable, Mapping
 
 from ...conf.schema import Config, Precision
-from ...parallel.partition_module import placed_parameters
-from ...parallel.stages import Stage
 from ...parallel.traffic import METADATA, Traffic, TrafficRecorder, axis_labels, by_axis
-from ..engine.optimizer import parameter_groups
-from ..engine.settings import deepspeed_settings
-from ..layer_traffic import Passes, layer_traffic
-from ..traffic import Replicas, Sent, ZeroSwitches, merged, zero_traffic
+from ..engine.settings import zero_settings
+from ..layer_traffic import layer_traffic
+from ..traffic import Sent, ZeroSwitches, merged, zero_traffic
 from .running import Running, start
+from .table import Row
 
 WARM_UP = 1  # steps before the counted one: in the first, ZeRO-3 learns the order of use
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table: what a rank sent over the group of some axes by one kind of call.
-
-    Args:
-        axes: that the group serves, joined by "=".
-        kind: of the call.
-        calls: how many.
-        measured, theory: bytes that left the rank.
-    """
-
-    axes: str
-    kind: str
-    calls: int
-    measured: float
-    theory: float
-
-    @property
-    def difference(self) -> float:
-        """Relative to the theory; infinite where the theory says nothing is sent."""
-        return 0.0 if self.measured == self.theory else abs(self.measured - self.theory) / self.theory if self.theory else float("inf")
 
 
 def measure_bytes(rank: int, config: Config, world_size: int) -> list[Row]:
@@ -60,44 +33,24 @@ def measure_bytes(rank: int, config: Config, world_size: int) -> list[Row]:
 def theory(running: Running) -> Sent:
     """What this rank sends in a step, by axis and kind."""
     config = running.config
-    zero = deepspeed_settings(config.train, config.parallel, micro_size=config.batch.micro_size, accumulation_steps=1,
-                              dp=running.context.data.size(), pin_memory=False)["zero_optimization"]
-    parameters = zero_traffic(config.parallel.zero, replicas(running), ZeroSwitches.of(zero), accumulation=running.plan.accumulation_steps,
+    switches = ZeroSwitches.of(zero_settings(config.parallel, pin_memory=False))
+    # the schedule of a pipeline accumulates by itself, and ZeRO-1 reduces once anyway
+    parameters = zero_traffic(config.parallel.zero, running.replicas(), switches, accumulation=running.plan.accumulation_steps,
                               reduce_bytes=4 if config.train.reduce_precision is Precision.fp32 else 2)
-    passes = Passes(Stage.whole(config.model.num_layers), running.plan.accumulation_steps)
-    return merged([parameters, layer_traffic(config, passes)])
-
-
-def replicas(running: Running) -> list[Replicas]:
-    """The rank's parameters by optimizer group."""
-    placed = {id(each.parameter): each for each in placed_parameters(running.built.engine.module.transformer)}
-    found = []
-    for group in parameter_groups(list(placed.values()), running.config.optimizer):
-        members = [placed[id(parameter)] for parameter in group["params"]]
-        expert = members[0].expert
-        axis = running.context.expert_data if expert else running.context.data
-        sizes = tuple(prod(each.shard.local_shape) for each in members)
-        found.append(Replicas("expert_data" if expert else "data", axis.size(), axis.rank(), sizes))
-    return found
+    return merged([parameters, layer_traffic(config, micro_batches=running.plan.accumulation_steps,
+                                             pipeline_rank=running.context.pipeline.rank())])
 
 
 def rows(measured: Mapping[tuple[str, str], Traffic], theory: Sent, labels: Iterable[str]) -> list[Row]:
     """Both side by side; the theory of axes that share a group is added up."""
     label_of = {axis: label for label in labels for axis in label.split("=")}
     expected = merged([{(label_of[axis], kind): sent} for (axis, kind), sent in theory.items()])
-    found = []
-    for key in sorted({*measured, *expected}):
-        traffic = measured.get(key, Traffic(0, 0, 0.0))
-        found.append(Row(*key, traffic.calls, traffic.sent, expected.get(key, 0.0)))
-    return found
+    found = [_row(key, measured.get(key, Traffic(0, 0, 0.0)), expected.get(key, 0.0)) for key in sorted({*measured, *expected})]
+    small = measured.get((METADATA, "all"), Traffic(0, 0, 0.0))
+    total = sum(traffic.sent for traffic in measured.values())
+    return [*(row for row in found if row.where != METADATA), Row(METADATA, "bytes sent", small.sent, None, small.calls),
+            Row("all", "bytes sent", total, sum(expected.values()), sum(traffic.calls for traffic in measured.values()))]
 
 
-def faults(found: Sequence[Row], tolerance: float) -> list[str]:
-    """What is outside the tolerance: a row against its theory, or metadata against all that is sent."""
-    total = sum(row.measured for row in found)
-    wrong = [f"{row.axes} {row.kind}: {row.measured:.0f} bytes, not {row.theory:.0f}" for row in found
-             if row.axes != METADATA and row.difference > tolerance]
-    metadata = sum(row.measured for row in found if row.axes == METADATA)
-    if metadata > tolerance * total:
-        wrong.append(f"{METADATA}: {metadata:.0f} of {total:.0f} bytes")
-    return wrong
+def _row(key: tuple[str, str], traffic: Traffic, expected: float) -> Row:
+    return Row(key[0], key[1], traffic.sent, expected, traffic.calls)

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from math import prod
 
 import torch
 
@@ -10,9 +11,14 @@ from ...parallel.context import ParallelContext
 from ...parallel.topology import Topology
 from ..batch import BatchPlan
 from ..engine.build import Built
+from ..engine.optimizer import parameter_groups
+from ..expert_rules import expert_layers
 from ..inputs import MicroBatch, cut_to_context
 from ..model.input import ModelInput
+from ..model.routing import set_routing_tape
+from ..model.routing_tape import RoutingTape
 from ..run import build
+from ..traffic import Replicas
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,7 @@ class Running:
     built: Built
 
     def train_step(self, step: int) -> None:
-        """One update on random tokens."""
+        """One update on random tokens; to the model it is always step 0, so that routers find their choices."""
         self.built.engine.train_step([self._micro_batch(step, number) for number in range(self.plan.accumulation_steps)])
 
     def _micro_batch(self, step: int, number: int) -> MicroBatch:
@@ -41,9 +47,22 @@ class Running:
         generator = torch.Generator().manual_seed(seed)
         ids = torch.randint(model.vocab_size, (size, model.sequence_length + 1), generator=generator)
         positions = torch.arange(model.sequence_length).repeat(size, 1)
-        inputs = ModelInput(ids[:, :-1], positions, None, torch.arange(size), torch.tensor(step))
+        inputs = ModelInput(ids[:, :-1], positions, None, torch.arange(size), torch.tensor(0))
         groups = self.context.layer_groups(context_attention=self.config.parallel.context_attention.value)
         return cut_to_context(MicroBatch(inputs, ids[:, 1:], torch.ones(size, model.sequence_length)), groups)
+
+    def replicas(self) -> list[Replicas]:
+        """The rank's parameters by group of the optimizer, in the order in which ZeRO lays them out."""
+        placed, apart = list(self.built.state.placed), self.context.expert.size() > 1
+        by_id = {id(each.parameter): each for each in placed}
+        found = []
+        for group in parameter_groups(placed, self.config.optimizer, experts_apart=apart):
+            members = [by_id[id(parameter)] for parameter in group["params"]]
+            experts = apart and members[0].expert
+            axis = self.context.expert_data if experts else self.context.data
+            sizes = tuple(prod(each.shard.local_shape) for each in members)
+            found.append(Replicas("expert_data" if experts else "data", axis.size(), axis.rank(), sizes))
+        return found
 
 
 def start(config: Config, *, rank: int, world_size: int) -> Running:
@@ -60,4 +79,15 @@ def start(config: Config, *, rank: int, world_size: int) -> Running:
     context = ParallelContext.create(topology, rank)
     plan = BatchPlan.divide(global_size=config.batch.global_size, micro_size=config.batch.micro_size, dp=topology.dp)
     built = build(config, context, device, plan)
+    set_routing_tape(built.engine.module, even_choices(config))
     return Running(config, context, plan, built)
+
+
+def even_choices(config: Config) -> RoutingTape | None:
+    """What every router is told to choose, so that each expert gets as many rows: neighbouring choices go to neighbouring experts."""
+    model = config.model
+    if not model.num_experts:
+        return None
+    places = torch.arange(model.sequence_length * model.experts_per_token) % model.num_experts
+    choices = places.view(model.sequence_length, model.experts_per_token)
+    return RoutingTape({(layer, 0, sample): choices for layer in expert_layers(model) for sample in range(config.batch.micro_size)})

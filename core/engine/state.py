@@ -41,6 +41,11 @@ class EngineState:
         self._stage = int(engine.zero_optimization_stage())
         self._base = engine.optimizer.optimizer if self._stage else engine.optimizer
 
+    @property
+    def placed(self) -> list[Placed]:
+        """Every parameter of this rank, in the order in which the engine was given them."""
+        return list(self._placed.values())
+
     def bytes_written(self) -> int:
         """What this rank will write into a checkpoint, about: each parameter and two moments in fp32."""
         return sum(3 * 4 * master.numel() for placed, _, master, _ in self._owned() if self._writes(placed))
