@@ -20,10 +20,9 @@ from torch.autograd.function import once_differentiable
 
 from .sequence_cut import Block, chunks, ring_block, tiles
 
-_TILE = 1024  # queries whose scores against one block of keys are held at a time
+_HOST_SCORES, _DEVICE_SCORES = 2**19, 2**27  # scores held at a time: a CPU's stay in the cache, a GPU's launches stay few
 
 
-@torch.compiler.disable
 def ring_attention(q_BNSD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor, *, group: dist.ProcessGroup, documents_BW: Tensor | None) -> Tensor:
     """Causal attention of this rank's queries to the keys of the whole window: [B, N, S, D], in the dtype of `q`.
 
@@ -41,24 +40,25 @@ class _Ring(torch.autograd.Function):
         out = torch.zeros_like(q, dtype=_precise(q))
         lse = torch.full(q.shape[:3], -torch.inf, dtype=out.dtype, device=q.device)
         with torch.autocast(q.device.type, enabled=False):
-            for keys_and_values, blocks in _visits(torch.stack((k, v)), documents, group):
+            for keys_and_values, blocks in _visits(torch.stack((k, v)), documents, group, _scores_per_row(q)):
                 for rows, keys, seen in blocks:
                     k_here, v_here = keys_and_values[:, :, :, keys]
                     join(out[:, :, rows], lse[:, :, rows], *block_attention(q[:, :, rows], k_here, v_here, seen))
+        result = out.to(q.dtype)
         ctx.group = group
-        ctx.save_for_backward(q, k, v, documents, out, lse)
-        return out.to(q.dtype)
+        ctx.save_for_backward(q, k, v, documents, result, lse)
+        return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        q, k, v, documents, out, lse = ctx.saved_tensors
-        d_q, home, following = torch.zeros_like(out), None, None
+        q, k, v, documents, result, lse = ctx.saved_tensors
+        d_q, home, following = torch.zeros_like(q, dtype=lse.dtype), None, None
         with torch.autocast(q.device.type, enabled=False):
-            d_out = d_out.to(out.dtype)
-            slope_BNS = (d_out * out).sum(dim=-1)
-            for keys_and_values, blocks in _visits(torch.stack((k, v)), documents, ctx.group):
-                d_kv = torch.zeros_like(keys_and_values, dtype=out.dtype)
+            d_out = d_out.to(lse.dtype)
+            slope_BNS = (d_out * result).sum(dim=-1)
+            for keys_and_values, blocks in _visits(torch.stack((k, v)), documents, ctx.group, _scores_per_row(q)):
+                d_kv = torch.zeros_like(keys_and_values, dtype=lse.dtype)
                 for rows, keys, seen in blocks:
                     k_here, v_here = keys_and_values[:, :, :, keys]
                     of_q, of_k, of_v = block_gradients(q[:, :, rows], k_here, v_here, seen, d_out[:, :, rows], lse[:, :, rows],
@@ -71,7 +71,7 @@ class _Ring(torch.autograd.Function):
                     continue
                 if following is not None:
                     d_kv += following.arrived()
-                following = _Passed.on(d_kv, ctx.group)
+                following = _Passed(d_kv, ctx.group)
             assert home is not None
             if following is not None:
                 home += following.arrived()
@@ -84,34 +84,38 @@ class _Tile(NamedTuple):
     seen: Tensor | None  # bool [B or 1, rows, keys]; None: all
 
 
-def _visits(own: Tensor, documents_BW: Tensor | None, group: dist.ProcessGroup) -> Iterator[tuple[Tensor, Iterator[_Tile]]]:
+def _scores_per_row(q_BNSD: Tensor) -> int:
+    return q_BNSD.shape[0] * q_BNSD.shape[1] * q_BNSD.shape[2]  # a rank has as many keys as queries
+
+
+def _visits(own: Tensor, documents_BW: Tensor | None, group: dist.ProcessGroup,
+            scores_per_row: int) -> Iterator[tuple[Tensor, Iterator[_Tile]]]:
     """Each rank's keys and values in the order in which they come by, our own first, and what our queries see of them.
 
     They are passed on before anyone computes with them, so that the next ones travel meanwhile.
     """
     cp, rank, length = group.size(), group.rank(), own.shape[3]
+    rows = max(1, (_HOST_SCORES if own.device.type == "cpu" else _DEVICE_SCORES) // scores_per_row)
     here = own
     for step in range(cp):
-        passed = _Passed.on(here, group) if step < cp - 1 else None
+        passed = _Passed(here, group) if step < cp - 1 else None
         source = (rank - step) % cp
-        yield here, _tiles(ring_block(rank, source, length), documents_BW, (rank, source, cp), own.device)
+        documents_BS = None if documents_BW is None else (_held(documents_BW, rank, cp), _held(documents_BW, source, cp))
+        yield here, (_tile(piece, documents_BS, own.device) for piece in tiles(ring_block(rank, source, length), rows))
         if passed is not None:
             here = passed.arrived()
 
 
-def _tiles(block: Block, documents_BW: Tensor | None, ranks: tuple[int, int, int], device: torch.device) -> Iterator[_Tile]:
-    """The block in pieces whose score matrices stay small."""
-    rank, source, cp = ranks
-    queries_BS, keys_BS = (None if documents_BW is None else _held(documents_BW, each, cp) for each in (rank, source))
-    for piece in tiles(block, _TILE):
-        seen = None
-        if piece.causal:
-            rows, keys = (torch.arange(part.start, part.stop, device=device) for part in (piece.queries, piece.keys))
-            seen = (rows[:, None] >= keys)[None]
-        if queries_BS is not None and keys_BS is not None:
-            same = queries_BS[:, piece.queries, None] == keys_BS[:, None, piece.keys]
-            seen = same if seen is None else seen & same
-        yield _Tile(piece.queries, piece.keys, seen)
+def _tile(piece: Block, documents_BS: tuple[Tensor, Tensor] | None, device: torch.device) -> _Tile:
+    """The mask of one piece, from places in local order and from the documents of the queries and of the keys."""
+    seen = None
+    if piece.causal:
+        rows, keys = (torch.arange(part.start, part.stop, device=device) for part in (piece.queries, piece.keys))
+        seen = (rows[:, None] >= keys)[None]
+    if documents_BS is not None:
+        same = documents_BS[0][:, piece.queries, None] == documents_BS[1][:, None, piece.keys]
+        seen = same if seen is None else seen & same
+    return _Tile(piece.queries, piece.keys, seen)
 
 
 def _held(documents_BW: Tensor, rank: int, cp: int) -> Tensor:
@@ -130,11 +134,8 @@ class _Passed:
             dist.P2POp(dist.isend, self._sent, group=group, group_peer=(rank + 1) % cp),
             dist.P2POp(dist.irecv, self._incoming, group=group, group_peer=(rank - 1) % cp)])
 
-    @classmethod
-    def on(cls, tensor: Tensor, group: dist.ProcessGroup) -> "_Passed":
-        return cls(tensor, group)
-
     def arrived(self) -> Tensor:
+        """What the rank before sent."""
         for work in self._works:
             work.wait()
         return self._incoming

@@ -46,8 +46,8 @@ def check_heads(num_heads: int, cp: int) -> None:
         ValueError: it cannot.
     """
     if num_heads % cp:
-        raise ValueError(f"parallel.cp={cp} must divide the {num_heads} query heads of each tensor rank under "
-                         f"parallel.context_attention=ulysses; try parallel.cp in {divisors(num_heads)}, or parallel.context_attention=ring")
+        raise ValueError(f"parallel.cp={cp} must divide the {num_heads} query heads of each tensor rank under parallel.context_attention="
+                         f"ulysses; try parallel.cp in {divisors(num_heads)}, or parallel.context_attention=ring")
 
 
 def to_heads(q_BNsD: Tensor, k_BGsD: Tensor, v_BGsD: Tensor, group: dist.ProcessGroup) -> tuple[Tensor, ...]:

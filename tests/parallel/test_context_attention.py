@@ -85,7 +85,7 @@ def test_every_degree_gives_torchs_attention_and_gradients(kind: str, cp: int, c
 
 @pytest.mark.parametrize("case", ["plain", "one kv head"])
 def test_ring_is_exact_in_float64_also_in_small_tiles(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ring, "_TILE", 3)
+    monkeypatch.setattr(ring, "_HOST_SCORES", 200)  # a few queries
     assert max(distances("ring", 2, case, torch.float64)) < 1e-14
 
 
@@ -160,7 +160,7 @@ class Largest(TorchDispatchMode):
 
 
 def test_the_ring_never_holds_the_keys_of_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ring, "_TILE", 2)
+    monkeypatch.setattr(ring, "_HOST_SCORES", 128)  # two queries of four heads against 16 keys
 
     def rank(_: int) -> int:
         q, k, v = (torch.randn(1, 4, 16, 32, requires_grad=True) for _ in range(3))  # a window of 64
