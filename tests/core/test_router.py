@@ -7,13 +7,15 @@ import pytest
 import torch
 from hexareme.conf.schema import ModelConfig, RouterBalance, RouterScore
 from hexareme.core.model.balance import attach_loss, balance_loss, choices_of_experts, z_loss
-from hexareme.core.model.block import Block
-from hexareme.core.model.build import build_model
 from hexareme.core.model.capacity import expert_capacity, kept_choices
 from hexareme.core.model.experts import MixtureOfExperts
 from hexareme.core.model.input import Shared
-from hexareme.core.model.routing import (RoutingStatistics, collect_routing, routing_metrics, set_auxiliary_scale, set_routing_tape,
-                                         update_router_bias)
+from hexareme.core.model.routing import (
+    collect_routing,
+    routing_metrics,
+    set_auxiliary_scale,
+    set_routing_tape,
+)
 from hexareme.core.model.routing_tape import RoutingTape
 from hexareme.parallel.context import LayerGroups
 from hypothesis import given, settings
