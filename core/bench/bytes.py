@@ -4,9 +4,8 @@ from collections.abc import Iterable, Mapping
 
 from ...conf.schema import Config, Precision
 from ...parallel.traffic import METADATA, Traffic, TrafficRecorder, axis_labels, by_axis
-from ..engine.settings import zero_settings
 from ..layer_traffic import layer_traffic
-from ..traffic import Sent, ZeroSwitches, merged, zero_traffic
+from ..traffic import Sent, merged, zero_traffic
 from .running import Running, start
 from .table import Row
 
@@ -33,10 +32,10 @@ def measure_bytes(rank: int, config: Config, world_size: int) -> list[Row]:
 def theory(running: Running) -> Sent:
     """What this rank sends in a step, by axis and kind."""
     config = running.config
-    switches = ZeroSwitches.of(zero_settings(config.parallel, pin_memory=False))
     # the schedule of a pipeline accumulates by itself, and ZeRO-1 reduces once anyway
-    parameters = zero_traffic(config.parallel.zero, running.replicas(), switches, accumulation=running.plan.accumulation_steps,
-                              reduce_bytes=4 if config.train.reduce_precision is Precision.fp32 else 2)
+    width = 4 if config.train.reduce_precision is Precision.fp32 else 2
+    parameters = zero_traffic(config.parallel.zero, running.replicas(), running.switches(),
+                              accumulation=running.plan.accumulation_steps, reduce_bytes=width)
     return merged([parameters, layer_traffic(config, micro_batches=running.plan.accumulation_steps,
                                              pipeline_rank=running.context.pipeline.rank())])
 

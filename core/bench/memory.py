@@ -4,9 +4,7 @@ from dataclasses import asdict
 
 from ...conf.schema import Config, OptimizerName
 from ..engine.holdings import OTHER, held_bytes
-from ..engine.settings import zero_settings
 from ..memory import state_bytes
-from ..traffic import ZeroSwitches
 from .running import Running, start
 from .table import Row
 
@@ -31,8 +29,8 @@ def measure_memory(rank: int, config: Config, world_size: int) -> list[Row]:
 def rows(running: Running, held: dict[str, int]) -> list[Row]:
     """Each kind of state, all of it, and what else lies there."""
     config = running.config
-    switches = ZeroSwitches.of(zero_settings(config.parallel, pin_memory=False))
-    theory = state_bytes(config.parallel.zero, running.replicas(), switches, moments=2 if config.optimizer.name is OptimizerName.adamw else 0)
+    moments = 2 if config.optimizer.name is OptimizerName.adamw else 0
+    theory = state_bytes(config.parallel.zero, running.replicas(), running.switches(), moments=moments)
     expected = asdict(theory)
     lines = [Row(kind, "bytes", held[kind], expected[kind]) for kind in expected]
     lines.append(Row("state", "bytes", sum(held[kind] for kind in expected), theory.total))

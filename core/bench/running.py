@@ -12,13 +12,14 @@ from ...parallel.topology import Topology
 from ..batch import BatchPlan
 from ..engine.build import Built
 from ..engine.optimizer import parameter_groups
+from ..engine.settings import deepspeed_settings
 from ..expert_rules import expert_layers
 from ..inputs import MicroBatch, cut_to_context
 from ..model.input import ModelInput
 from ..model.routing import set_routing_tape
 from ..model.routing_tape import RoutingTape
 from ..run import build
-from ..traffic import Replicas
+from ..traffic import Replicas, ZeroSwitches
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,11 @@ class Running:
         inputs = ModelInput(ids[:, :-1], positions, None, torch.arange(size), torch.tensor(0))
         groups = self.context.layer_groups(context_attention=self.config.parallel.context_attention.value)
         return cut_to_context(MicroBatch(inputs, ids[:, 1:], torch.ones(size, model.sequence_length)), groups)
+
+    def switches(self) -> ZeroSwitches:
+        """DeepSpeed's, as this run sets them."""
+        settings = deepspeed_settings(self.config.train, self.config.parallel, micro_size=1, accumulation_steps=1, dp=1, pin_memory=False)
+        return ZeroSwitches.of(settings["zero_optimization"])
 
     def replicas(self) -> list[Replicas]:
         """The rank's parameters by group of the optimizer, in the order in which ZeRO lays them out."""

@@ -37,7 +37,8 @@ def _by_kind(engine: deepspeed.DeepSpeedEngine) -> tuple[Iterable[Tensor], ...]:
         partitions = [p.ds_tensor for p in parameters]
         partitions += [p for p in parameters if p.ds_persist]
         return partitions, optimizer.fp32_partitioned_groups_flat, moments, [*gradients, optimizer.grad_partitions_flat_buffer]
-    gradients += [each for group in optimizer.averaged_gradients.values() for each in group or ()]
+    for groups in (optimizer.averaged_gradients, optimizer.all_grad_tensors):
+        gradients += [each for group in groups.values() for each in group or () if each is not None]
     if optimizer.grads_in_partition is not None:
         gradients.append(optimizer.grads_in_partition)
     return optimizer.bit16_groups_flat, optimizer.single_partition_of_fp32_groups, moments, gradients

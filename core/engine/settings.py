@@ -30,7 +30,7 @@ def deepspeed_settings(train: TrainConfig, parallel: ParallelConfig, *, micro_si
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": None,
         "wall_clock_breakdown": False,
-        "zero_optimization": zero_settings(parallel, pin_memory=pin_memory),
+        "zero_optimization": _zero(parallel, pin_memory=pin_memory),
     }
     if train.precision is Precision.fp16:
         settings["fp16"] = {"enabled": True, "loss_scale": 0, "initial_scale_power": 16, "loss_scale_window": 1000, "hysteresis": 2}
@@ -38,7 +38,7 @@ def deepspeed_settings(train: TrainConfig, parallel: ParallelConfig, *, micro_si
     return _laid_over(settings, parallel.deepspeed)
 
 
-def zero_settings(parallel: ParallelConfig, *, pin_memory: bool) -> dict[str, Any]:
+def _zero(parallel: ParallelConfig, *, pin_memory: bool) -> dict[str, Any]:
     """ZeRO's own part: the least traffic.
 
     Stage 3 keeps norms and biases whole (up to 100,000 elements), and weights from their use in the forward pass until the backward pass
