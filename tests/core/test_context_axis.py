@@ -25,6 +25,7 @@ from hexareme.parallel.sequence_cut import chunks
 from hexareme.parallel.topology import Topology
 from hexareme.parallel.traffic import TrafficRecorder
 from torch import Tensor
+from torch.distributed.pipelining._backward import stage_backward_input, stage_backward_weight
 
 from ..data.token_files import random_documents, write_tokens
 from ..ranks import RankError, run_ranks
@@ -160,6 +161,34 @@ def test_selective_recomputation_repeats_no_exchange_but_lets_keys_go_round_agai
     for ring, ulysses in run_ranks(rank, 2):
         assert ring["send"] == layers * (1 + 1 + 2)  # forward, forward again, and backward: keys and their gradients
         assert ulysses["all_to_all"] == layers * (2 + 2)
+
+
+@pytest.mark.parametrize("kind", ["ring", "ulysses"])
+def test_a_split_backward_pass_sends_everything_once(kind: str) -> None:
+    """torch's own split, as its zero-bubble schedules call it: first the input's gradient, then the weights'."""
+    def rank(number: int) -> None:
+        config, groups = CONFIGS["llama"], ParallelContext.create(Topology(cp=2), number).layer_groups(context_attention=kind)
+        transformer = build_model(config, seed=3, groups=groups, device="cpu")
+        block, shared = transformer.blocks["0"], transformer.shared(cut_to_context(windows(config, documents=True), groups).inputs)
+        x = torch.randn(B, config.sequence_length // 2, config.hidden_size, generator=torch.Generator().manual_seed(number))
+        results = []
+        for split in (False, True):
+            block.zero_grad()
+            start = x.clone().requires_grad_()
+            y = block(start, shared)
+            with TrafficRecorder() as recorder:
+                if split:
+                    _, parts = stage_backward_input([y], [y.detach().cos()], [start], block.parameters())
+                    stage_backward_weight(block.parameters(), parts)
+                else:
+                    y.backward(y.detach().cos())
+            results.append(([start.grad, *(p.grad for p in block.parameters())], Counter(call.kind for call in recorder.calls)))
+        (whole, once), (apart, counted) = results
+        assert counted == once == {"ring": {"send": 2}, "ulysses": {"all_to_all": 2}}[kind]
+        for a, b in zip(apart, whole, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+    run_ranks(rank, 2)
 
 
 @pytest.mark.parametrize("kind", ["ring", "ulysses"])
