@@ -3,8 +3,8 @@
 Pure: imports neither torch nor a tracking library. Readers (tracking, report, watch) follow the file; the training loop only appends.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ class StepMetrics:
         tokens_per_second: over all ranks.
         model_flops_utilization: part of the devices' peak, 0 to 1; None where the peak is unknown.
         memory_bytes: largest memory in use on this rank.
+        stage_memory_bytes: the same of one rank for each place of the pipeline; written where there is one.
+        routing: load of the experts and their losses, each under its own name; empty without experts.
     """
 
     step: int
@@ -37,6 +39,15 @@ class StepMetrics:
     tokens_per_second: float
     model_flops_utilization: float | None
     memory_bytes: int
+    stage_memory_bytes: Sequence[int] = ()
+    routing: Mapping[str, float] = field(default_factory=dict)
+
+    def fields(self) -> dict[str, Any]:
+        """The line's entries."""
+        found = {key: getattr(self, key) for key in STEP_KEYS}
+        if len(self.stage_memory_bytes) > 1:
+            found["stage_memory_bytes"] = list(self.stage_memory_bytes)
+        return found | dict(self.routing)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,8 +58,12 @@ class ValidationMetrics:
     validation_loss: float
     validation_perplexity: float
 
+    def fields(self) -> dict[str, Any]:
+        """The line's entries."""
+        return asdict(self)
 
-STEP_KEYS = tuple(StepMetrics.__dataclass_fields__)
+
+STEP_KEYS = tuple(key for key in StepMetrics.__dataclass_fields__ if key not in ("stage_memory_bytes", "routing"))
 VALIDATION_KEYS = tuple(ValidationMetrics.__dataclass_fields__)
 
 
@@ -61,8 +76,7 @@ class MetricsLog(StepLog):
         Raises:
             StorageError: the disk is full or failing; the file still ends in a whole line.
         """
-        keys = STEP_KEYS if isinstance(metrics, StepMetrics) else VALIDATION_KEYS
-        self.append(encode({key: getattr(metrics, key) for key in keys}))
+        self.append(encode(metrics.fields()))
 
 
 def read_metrics(path: Path | str) -> list[dict[str, Any]]:

@@ -131,7 +131,8 @@ class Trainer:
             step=self.progress.step, samples_seen=self.progress.samples_seen, tokens_seen=self.progress.samples_seen * length,
             loss=result.loss, grad_norm=result.grad_norm, learning_rate=rate, step_seconds=seconds,
             tokens_per_second=tokens_per_second, memory_bytes=peak_memory_bytes(self.device),
-            model_flops_utilization=self.watch.utilization(tokens_per_second),
+            model_flops_utilization=self.watch.utilization(tokens_per_second), stage_memory_bytes=result.stage_memory_bytes,
+            routing=result.routing,
         )
         self.watch.metrics.record(metrics)
         self.watch.console.step(metrics)

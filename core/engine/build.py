@@ -26,6 +26,7 @@ from .experts import announce_experts
 from .norm import mark_for_deepspeed, replace_norm
 from .optimizer import build_optimizer, parameter_groups
 from .pipeline import PipelineEngine, buffers_in, placed_in, share_ends
+from .routers import Routers
 from .schedules import StageRunner
 from .settings import deepspeed_settings
 from .state import EngineState
@@ -61,8 +62,8 @@ def build_engine(model: LossModel, config: Config, *, context: ParallelContext, 
     """
     placed = placed_parameters(model.transformer)
     engine, schedule = _initialize(model, placed, config, context=context, device=device, accumulation_steps=accumulation_steps)
-    wrapped = Engine(engine, schedule, context=context, placed=placed, clipping=config.train.gradient_clipping,
-                     skips_overflow=config.train.precision is Precision.fp16)
+    wrapped = Engine(engine, schedule, context=context, placed=placed, routers=Routers(model, config, context),
+                     clipping=config.train.gradient_clipping, skips_overflow=config.train.precision is Precision.fp16)
     return Built(wrapped, _state(engine, placed, placed_buffers(model.transformer), context))
 
 
@@ -79,13 +80,14 @@ def build_pipeline_engine(stages: Sequence[Transformer], config: Config, *, cont
     """
     share_ends(stages)
     placed = placed_in(stages)
-    where, precision, groups = placement(config.parallel), config.train.precision.value, stages[0].groups
-    engine, schedule = _initialize(nn.ModuleList(stages), placed, config, context=context, device=device, accumulation_steps=1)
+    pipeline = Pipeline(stages, placement(config.parallel), context.pipeline, precision=config.train.precision.value)
+    engine, schedule = _initialize(pipeline, placed, config, context=context, device=device, accumulation_steps=1)
+    groups = pipeline.groups
     tokens = config.model.sequence_length // context.context.size() // (groups.tensor.size() if groups.sequence_parallel else 1)
-    runner = StageRunner(stages, schedule=config.parallel.schedule.value, placement=where, group=context.pipeline, precision=precision,
-                         micro_batches=micro_batches, hidden_shape=(config.batch.micro_size, tokens, config.model.hidden_size))
-    wrapped = PipelineEngine(engine, schedule, context=context, placed=placed, clipping=config.train.gradient_clipping, runner=runner,
-                             pipeline=Pipeline(stages, where, context.pipeline, precision=precision))
+    runner = StageRunner(pipeline, schedule=config.parallel.schedule.value, micro_batches=micro_batches,
+                         hidden_shape=(config.batch.micro_size, tokens, config.model.hidden_size))
+    wrapped = PipelineEngine(engine, schedule, context=context, placed=placed, routers=Routers(pipeline, config, context),
+                             clipping=config.train.gradient_clipping, runner=runner)
     return Built(wrapped, _state(engine, placed, buffers_in(stages), context))
 
 

@@ -18,6 +18,7 @@ from ..inputs import MicroBatch
 from ..loss import LossModel
 from ..relay import Pipeline
 from .norm import clip
+from .routers import Routers
 
 LOWER_THE_RATE = "look at the batch, or go on from the last checkpoint with a lower optimizer.learning_rate"
 
@@ -31,6 +32,7 @@ class StepResult:
     loss_tokens: int  # unmasked tokens of the global batch
     stop_requested: bool  # some rank was asked to stop
     stage_memory_bytes: tuple[int, ...]  # largest memory held so far, of one rank for each place of the pipeline
+    routing: dict[str, float]  # what is logged of the experts' load; empty without experts
 
 
 class Engine:
@@ -41,16 +43,18 @@ class Engine:
         schedule: torch's scheduler over the base optimizer.
         context: the process groups.
         placed: every parameter of this rank.
+        routers: of the experts.
         clipping: largest gradient norm, 0 for none; only stage 0 clips here.
         skips_overflow: whether a non-finite gradient is part of the method (fp16's dynamic loss scale).
     """
 
     def __init__(self, engine: deepspeed.DeepSpeedEngine, schedule: torch.optim.lr_scheduler.LambdaLR, *,
-                 context: ParallelContext, placed: Sequence[Placed], clipping: float, skips_overflow: bool) -> None:
+                 context: ParallelContext, placed: Sequence[Placed], routers: Routers, clipping: float, skips_overflow: bool) -> None:
         self.deepspeed = engine
         self._schedule = schedule
         self._context = context
         self._placed = placed
+        self._routers = routers
         self._clipping = clipping
         self._skips_overflow = skips_overflow
 
@@ -95,7 +99,8 @@ class Engine:
         if not math.isfinite(loss):
             raise NonFiniteError(f"the loss is {loss}", do=LOWER_THE_RATE)
         norm = self._update()
-        return StepResult(loss=loss, grad_norm=norm, loss_tokens=int(tokens), stop_requested=stops, stage_memory_bytes=memory)
+        return StepResult(loss=loss, grad_norm=norm, loss_tokens=int(tokens), stop_requested=stops, stage_memory_bytes=memory,
+                          routing=self._routers.after_step())
 
     def _accumulate(self, micro_batches: Sequence[MicroBatch], scale: float) -> Tensor:
         """Forward and backward passes of a step; returns the sum of this rank's unscaled losses, fp64."""

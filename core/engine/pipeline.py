@@ -14,6 +14,7 @@ from ..inputs import MicroBatch
 from ..model.transformer import Transformer
 from ..relay import Pipeline
 from .engine import Engine
+from .routers import Routers
 from .schedules import StageRunner
 
 
@@ -28,17 +29,17 @@ class PipelineEngine(Engine):
         schedule: torch's scheduler over the base optimizer.
         context: the process groups.
         placed: every parameter of this rank.
+        routers: of the experts.
         clipping: largest gradient norm.
         runner: the pipeline schedule over this rank's stages.
-        pipeline: the same stages, forward only.
     """
 
     def __init__(self, engine: deepspeed.DeepSpeedEngine, schedule: torch.optim.lr_scheduler.LambdaLR, *, context: ParallelContext,
-                 placed: Sequence[Placed], clipping: float, runner: StageRunner, pipeline: Pipeline) -> None:
-        super().__init__(engine, schedule, context=context, placed=placed, clipping=clipping, skips_overflow=False)
+                 placed: Sequence[Placed], routers: Routers, clipping: float, runner: StageRunner) -> None:
+        super().__init__(engine, schedule, context=context, placed=placed, routers=routers, clipping=clipping, skips_overflow=False)
         self._runner = runner
-        self._pipeline = pipeline
-        self._tied = tied_parameters(list(pipeline.stages))
+        self._pipeline = runner.pipeline
+        self._tied = tied_parameters(list(runner.pipeline.stages))
 
     def _accumulate(self, micro_batches: Sequence[MicroBatch], scale: float) -> Tensor:
         return self._runner.run(micro_batches, scale)

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.pipelining import (
     PipelineStage,
@@ -16,11 +15,11 @@ from torch.distributed.pipelining import (
 )
 from torch.distributed.pipelining.schedules import PipelineScheduleMulti, PipelineScheduleSingle
 
-from ...parallel.stages import Placement
 from ..inputs import MicroBatch
 from ..loss import token_losses
 from ..model.precision import autocast
 from ..model.transformer import Transformer
+from ..relay import Pipeline
 
 SINGLE: dict[str, type[PipelineScheduleSingle]] = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}
 SEVERAL: dict[str, type[PipelineScheduleMulti]] = {
@@ -55,17 +54,15 @@ class StageRunner:
     """Forward and backward pass of a step over all micro-batches, in the order of one of torch's schedules.
 
     Args:
-        stages: this rank's slices of the model, ascending.
+        pipeline: this rank's slices of the model, and where the others lie.
         schedule: parallel.schedule.
-        placement: of the stages over the pipeline.
-        group: the ranks of the pipeline.
-        precision: train.precision.
         micro_batches: of each step.
         hidden_shape: (B, s, H) of what the stages send, in fp32 (the residual stream under autocast is fp32, too).
     """
 
-    def __init__(self, stages: Sequence[Transformer], *, schedule: str, placement: Placement, group: dist.ProcessGroup, precision: str,
-                 micro_batches: int, hidden_shape: tuple[int, int, int]) -> None:
+    def __init__(self, pipeline: Pipeline, *, schedule: str, micro_batches: int, hidden_shape: tuple[int, int, int]) -> None:
+        self.pipeline = pipeline
+        stages = list(pipeline.stages)
         self._last = next((stage for stage in stages if stage.stage.last), None)
         self._feed: list[MicroBatch] = []
         self._numbers = torch.arange(micro_batches)
@@ -74,8 +71,9 @@ class StageRunner:
         self._total = torch.zeros((), dtype=torch.float64, device=self._device)
         hidden_BsH = torch.empty(hidden_shape, device="meta").requires_grad_()
         torch_stages = [
-            PipelineStage(FedStage(stage, precision=precision, feed=self._feed), stage.stage.index, placement.num_stages, self._device,
-                          input_args=() if stage.stage.first else (hidden_BsH,), output_args=(hidden_BsH,), group=group)
+            PipelineStage(FedStage(stage, precision=pipeline.precision, feed=self._feed), stage.stage.index,
+                          pipeline.placement.num_stages, self._device,
+                          input_args=() if stage.stage.first else (hidden_BsH,), output_args=(hidden_BsH,), group=pipeline.group)
             for stage in stages]
         # a sum, not a mean: torch must not divide by the number of micro-batches
         self._schedule: PipelineScheduleSingle | PipelineScheduleMulti

@@ -68,7 +68,7 @@ def plain_loop(rank, config):
 
 def engine_loop(rank, config, world_size):
     os.environ["LOCAL_RANK"] = str(rank)
-    topology = Topology.divide(world_size=world_size, tp=config.parallel.tp, pp=1, cp=config.parallel.cp, ep=1)
+    topology = Topology.divide(world_size=world_size, tp=config.parallel.tp, pp=1, cp=config.parallel.cp, ep=config.parallel.ep)
     context = ParallelContext.create(topology, rank)
     micro_size = config.batch.micro_size
     plan = BatchPlan.divide(global_size=GLOBAL, micro_size=micro_size, dp=topology.dp)
