@@ -78,6 +78,8 @@ def judge(ranks: Sequence[Trace], reference: Trace, tolerances: Tolerances, *, s
         beyond = [differences[d.quantity] for d in beyond]
     faults += [f"rank {rank} saw other losses or norms than rank 0" for rank, trace in enumerate(ranks)
                if not _same(trace.losses, ranks[0].losses) or not _same(trace.norms, ranks[0].norms)]
+    faults += [f"rank {rank}: routers clearly preferred other experts than the reference, {trace.strayed} times"
+               for rank, trace in enumerate(ranks) if trace.strayed]
     first = min(beyond, key=lambda d: (d.step, QUANTITIES.index(d.quantity)), default=None)
     return Verdict(differences, faults[0] if faults else "", first.where() if first else "")
 

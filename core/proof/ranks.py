@@ -3,7 +3,7 @@
 Shapes: B samples, S sequence, V vocabulary.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 import torch.distributed as dist
@@ -13,7 +13,7 @@ from torch import nn
 from ...conf.schema import Config, OptimizerName
 from ...parallel.context import LayerGroups, ParallelContext
 from ...parallel.partition import ShardSpec
-from ...parallel.partition_module import placed_parameters
+from ...parallel.partition_module import placed_buffers, placed_parameters
 from ...parallel.topology import Topology
 from ..batch import BatchPlan
 from ..checkpoint.fragment import Fragment
@@ -21,21 +21,25 @@ from ..engine.optimizer import build_optimizer, parameter_groups
 from ..inputs import MicroBatch, micro_batch
 from ..model.build import build_model
 from ..model.precision import autocast
+from ..model.routing import collect_routing, set_auxiliary_scale, set_routing_tape, update_router_bias
+from ..model.routing_tape import RoutingTape
 from ..run import build
 from ..schedule import schedule_factor
 from .tokens import proof_batch
 from .trace import Portion, Trace
 
 DEVICE = torch.device("cpu")
+Choices = Mapping[tuple[int, int, int], torch.Tensor]  # (layer, step, sample) -> the experts of each token of the window
 
 
-def run_layout(rank: int, config: Config, steps: int) -> Trace:
+def run_layout(rank: int, config: Config, steps: int, experts: Choices) -> Trace:
     """One rank of a layout: the model and the engine as `hexareme train` builds them.
 
     Args:
         rank: of this process; torch.distributed is started.
         config: scaled down, with the layout's degrees.
         steps: optimizer steps.
+        experts: the reference's choices, which the routers follow: where two experts are all but equal, rounding would choose.
     """
     p = config.parallel
     topology = Topology.divide(world_size=dist.get_world_size(), tp=p.tp, pp=p.pp, cp=p.cp, ep=p.ep)
@@ -43,6 +47,8 @@ def run_layout(rank: int, config: Config, steps: int) -> Trace:
     plan = BatchPlan.divide(global_size=config.batch.global_size, micro_size=config.batch.micro_size, dp=topology.dp)
     groups = context.layer_groups(sequence_parallel=p.sequence_parallel, context_attention=p.context_attention.value)
     built = build(config, context, DEVICE, plan)
+    tape = RoutingTape(experts)
+    set_routing_tape(built.engine.module, tape)
     trace = Trace()
     for step in range(steps):
         micros = _micro_batches(config, plan.samples(step, context.coordinate.dp), step, groups)
@@ -54,7 +60,8 @@ def run_layout(rank: int, config: Config, steps: int) -> Trace:
             result = built.engine.train_step(micros)
         trace.losses.append(result.loss)
         trace.norms.append(result.grad_norm)
-    trace.parameters.extend(_portions(built.state.fragments(), "parameter"))
+    trace.parameters.extend(_portions(built.state.fragments(), "parameter", "buffer"))
+    trace.strayed = tape.disagreeing
     return trace
 
 
@@ -69,9 +76,12 @@ def run_plain(rank: int, config: Config, steps: int) -> Trace:
     assert dist.group.WORLD is not None
     groups = LayerGroups.of_tensor_axis(dist.group.WORLD)
     model = build_model(config.model, seed=config.train.seed, groups=groups, device=DEVICE)
+    tape = RoutingTape()
+    set_routing_tape(model, tape)
     optimizer = _plain_optimizer(model, config)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule_factor(config.schedule, total_steps=config.train.steps))
     size, clipping = config.batch.global_size, config.train.gradient_clipping
+    set_auxiliary_scale(model, 1 / size)
     trace = Trace()
     for step in range(steps):
         [whole] = _micro_batches(config, range(step * size, (step + 1) * size), step, groups, micro_size=size)
@@ -86,9 +96,13 @@ def run_plain(rank: int, config: Config, steps: int) -> Trace:
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
+        routing = collect_routing(model, config.model)
+        if routing is not None:
+            update_router_bias(model, routing.loads_LE, rate=config.model.router_bias_rate)
         trace.losses.append(loss.item())
         trace.norms.append(norm.item())
-    trace.parameters.extend(_named(model.named_parameters()))
+    trace.parameters.extend(_named([*model.named_parameters(), *placed_buffers(model).items()]))
+    trace.experts = tape.choices
     return trace
 
 
@@ -112,9 +126,9 @@ def _micro_batches(config: Config, samples: Iterable[int], step: int, groups: La
     return [micro_batch(part, step=step, document_mask=mask, device=DEVICE, groups=groups) for part in parts]
 
 
-def _portions(fragments: Iterable[Fragment], kind: str) -> list[Portion]:
+def _portions(fragments: Iterable[Fragment], *kinds: str) -> list[Portion]:
     return [Portion(each.name, each.shard, each.start, each.tensor.detach().float().cpu().numpy().copy())
-            for each in fragments if each.kind == kind]
+            for each in fragments if each.kind in kinds]
 
 
 def _named(tensors: Iterable[tuple[str, torch.Tensor | None]]) -> list[Portion]:

@@ -66,13 +66,14 @@ def prove(cases: Sequence[Case], limits: Limits, *, started: Callable[[str], Non
     running = [case for case in cases if not case.refused and case.expected is not Expected.refused]
     wanted = {key: config for case in running for key, config in _references(case.config)}
     references: dict[str, Trace] = {}
-    for key, found, _ in _run([_Job(key, "reference on one process", run_plain, 1, config) for key, config in wanted.items()],
-                              limits, started):
+    jobs = [_Job(key, "the reference", run_plain, 1, (config, limits.steps)) for key, config in wanted.items()]
+    for key, found, _ in _run(jobs, limits, started):
         if isinstance(found, RankError):
             raise found
         references[key] = found[0]
     by_name = {case.name: case for case in running}
-    jobs = [_Job(case.name, case.name, run_layout, case.processes, case.config) for case in running]
+    jobs = [_Job(case.name, case.name, run_layout, case.processes,
+                 (case.config, limits.steps, references[reference_key(case.config)].experts)) for case in running]
     for name, found, seconds in _run(jobs, limits, started):
         case = by_name[name]
         tolerances = _tolerances(case.config, references, limits.tolerances)
@@ -132,7 +133,7 @@ class _Job:
     name: str
     function: Callable[..., Any]
     processes: int
-    config: Config
+    arguments: tuple[Any, ...]
 
 
 def _run(jobs: Sequence[_Job], limits: Limits, started: Callable[[str], None]) -> Iterator[tuple[str, Any, float]]:
@@ -144,7 +145,7 @@ def _run(jobs: Sequence[_Job], limits: Limits, started: Callable[[str], None]) -
                 job = waiting.pop(0)
                 started(job.name)
                 stack = everything.enter_context(ExitStack())
-                ranks = ForkedRanks(job.function, job.processes, job.config, limits.steps, timeout=limits.timeout, quiet=True)
+                ranks = ForkedRanks(job.function, job.processes, *job.arguments, timeout=limits.timeout, quiet=True)
                 running.append((job, stack.enter_context(ranks), time.monotonic(), stack))
             wait_for_any([ranks for _, ranks, _, _ in running])
             for entry in [entry for entry in running if entry[1].finished]:

@@ -39,12 +39,12 @@ def summary(rows: Sequence[Row], limits: Limits) -> str:
     ran = [row for row in rows if row.verdict is not None]
     wrong = [row for row in ran if row.verdict is not None and not row.verdict.agrees]
     tolerances = ", ".join(f"{COLUMNS[name]} {limits.tolerances[name]:.0e}" for name in COLUMNS)
-    lines = [f"relative to one process and a plain torch loop, largest of {limits.steps} steps or of all tensors; tolerances of fp32: {tolerances};",
-             "bf16: what one process in bf16 is off from fp32. Gradients: all, of step 1. Parameters: all, after the last step"]
+    lines = ["", "Differences are relative to one process and a plain torch loop: the largest of all steps, or of all tensors",
+             f"(norm-wise; gradients of step 1, parameters after step {limits.steps}). Tolerances in fp32: {tolerances};",
+             "in bf16: what one process in bf16 is off from fp32."]
     skipped = sorted({_rows(name, rows_of) for row in ran for name, rows_of in zero_gradients(row.case.config).items()})
     if skipped:
-        lines[-1] += ", but for those whose gradient"
-        lines.append(f"is identically zero (key biases) under optimizers that scale it up: {', '.join(skipped)}")
+        lines.append(f"Not compared under AdamW, their gradient being zero (key biases): {', '.join(skipped)}.")
     refused = len(rows) - len(ran)
     lines.append(f"{len(ran) - len(wrong)} of {len(ran)} layouts agree" + (f", {refused} refused" if refused else "")
                  + "".join(f"\n  DISAGREES {row.case.name}: {_reason(row)}" for row in wrong))

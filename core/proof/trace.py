@@ -1,9 +1,10 @@
 """What one run of a proof leaves behind, and whole tensors out of what each rank held of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -27,20 +28,24 @@ class Portion:
     values: np.ndarray
 
 
-@dataclass(frozen=True)
+@dataclass
 class Trace:
     """What one rank saw.
 
     Args:
         losses, norms: of each step, equal on all ranks.
         gradients: of the first step, as the optimizer got them.
-        parameters: after the last step.
+        parameters: and buffers, after the last step.
+        experts: (layer, step, sample) -> the experts that each token was sent to.
+        strayed: tokens of which a router clearly preferred other experts than the reference's.
     """
 
     losses: list[float] = field(default_factory=list)
     norms: list[float] = field(default_factory=list)
     gradients: list[Portion] = field(default_factory=list)
     parameters: list[Portion] = field(default_factory=list)
+    experts: Mapping[tuple[int, int, int], Any] = field(default_factory=dict)
+    strayed: int = 0
 
 
 @dataclass
