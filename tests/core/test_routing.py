@@ -87,9 +87,11 @@ def test_the_bias_moves_against_the_load_and_evens_it() -> None:
     def rank(_: int) -> None:
         config = replace(BIASED, num_layers=1, initializer_std=0.3)
         model, inputs = build(config), batch(config, samples=8)
-        assert list(placed_buffers(model)) == ["blocks.0.mlp.router.bias"]
+        [(name, bias)] = placed_buffers(model).items()
+        assert name == "blocks.0.mlp.router.bias" and not bias.any()
+        bias.copy_(torch.tensor([0.3, 0.0, 0.0, -0.3]))
         uneven = []
-        for _ in range(120):
+        for _ in range(60):
             model(inputs)
             statistics = collect_routing(model, config)
             assert statistics is not None
