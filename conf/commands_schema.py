@@ -20,6 +20,9 @@ class Baseline(StrEnum):
 
 class Suite(StrEnum):
     overhead = "overhead"
+    bytes = "bytes"
+    bubble = "bubble"
+    memory = "memory"
 
 
 @dataclass(kw_only=True)
@@ -77,9 +80,13 @@ class ReportConfig:
 class BenchConfig:
     """Measures what the performance table claims."""
 
-    suite: Suite = text(Suite.overhead, help="what is measured")
-    steps: int = number(50, least=1, help="timed steps of one round")
-    rounds: int = number(5, least=1, help="rounds; the median counts")
-    micro_size: int = number(4, least=1, help="samples of one step")
+    suite: Suite = text(Suite.overhead, help="what is measured: CPU time of a step; bytes that each rank sends; the bubble of pipeline "
+                        "schedules; bytes of state that each rank holds. The last three stand beside their theory")
+    quick: bool = text(False, help="bytes, bubble, memory: only the few cases that every test run takes")
+    only: str = text("", help="bytes, bubble, memory: a part of the names of the cases to run; empty: all")
+    pass_ms: float = number(100.0, above=0, help="bubble: milliseconds of one pass through a stage")
+    steps: int = number(50, least=1, help="overhead: timed steps of one round")
+    rounds: int = number(5, least=1, help="overhead: rounds; the median counts")
+    micro_size: int = number(4, least=1, help="overhead: samples of one step")
     output: str = text("", help="JSON file for the result; empty: only printed")
     model: ModelConfig

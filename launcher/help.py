@@ -25,6 +25,11 @@ EXAMPLES = {
         "hexareme plan experiment=quickstart parallel.zero=3 ranks=2",
         "hexareme plan experiment=llama_70b parallel.pp=4 parallel.zero=1 ranks=512 cluster.ranks_per_node=8 output=plan.json",
     ),
+    "prove": (
+        "hexareme prove experiment=gpt2_124m parallel.tp=2 parallel.pp=2",
+        "hexareme prove model=llama_8b parallel=zero3 parallel.cp=2 train.precision=bf16 output=proof.json",
+        "hexareme prove all=true quick=true jobs=2",
+    ),
     "evaluate": (
         "hexareme evaluate directory=runs/quickstart",
         "hexareme evaluate directory=runs/quickstart corpus=corpora/other part=train samples=512 parallel.pp=2 parallel.tp=2",
@@ -41,9 +46,9 @@ EXAMPLES = {
         "hexareme report 'directory=[runs/a, runs/b]' output=comparison",
     ),
     "bench": (
-        "hexareme bench suite=overhead",
         "hexareme bench suite=overhead model=quickstart steps=100",
-        "hexareme bench suite=overhead output=overhead.json",
+        "hexareme bench suite=bytes only=ZeRO-1 output=bytes.json",
+        "hexareme bench suite=bubble quick=true",
     ),
 }
 

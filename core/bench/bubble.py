@@ -17,12 +17,14 @@ from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage
 from torch.distributed.pipelining.schedules import PipelineScheduleMulti, get_schedule_class
 
-from ...parallel.stages import Placement
-from ..bubble import Action, Kind
+from ...parallel.stages import SPLIT_BACKWARD, Placement
+from ..bubble import Action, Kind, bubble_of, one_f_one_b_bubble, simulate
+from .table import Row
 
 TORCH_NAMES = {"gpipe": "GPipe", "1f1b": "1F1B", "interleaved_1f1b": "Interleaved1F1B", "interleaved_zero_bubble": "InterleavedZeroBubble",
                "zbv": "ZBVZeroBubble", "dualpipev": "DualPipeV"}
 Order = list[list[tuple[Action, ...]]]  # of each rank: groups of actions that are sent together
+BUBBLE_ROW = "bubble"
 WIDTH = 8  # of the real layer beside the sleep
 
 
@@ -41,7 +43,7 @@ class Setup:
     virtual_stages: int = 1
     ranks: int = 4
     micro_batches: int = 8
-    seconds: float = 0.03
+    seconds: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -51,12 +53,14 @@ class Measured:
     Args:
         begin, end: of its first and last sleep, in seconds of the machine's monotonic clock.
         busy: seconds slept.
+        sleeps: how often.
         order: the actions of every rank, as torch's schedule lists them.
     """
 
     begin: float
     end: float
     busy: float
+    sleeps: int
     order: Order
 
 
@@ -128,7 +132,37 @@ def measure_bubble(rank: int, setup: Setup) -> Measured:
         clock.spans.clear()
         dist.barrier()
         schedule.step(*inputs, target=target)
-    return Measured(clock.spans[0][0], clock.spans[-1][1], sum(end - begin for begin, end in clock.spans), orders_of(schedule))
+    return Measured(clock.spans[0][0], clock.spans[-1][1], sum(end - begin for begin, end in clock.spans), len(clock.spans),
+                    orders_of(schedule))
+
+
+def bubble_rows(setup: Setup, ranks: Sequence[Measured]) -> list[Row]:
+    """The bubble of one step beside its theory: the closed form where there is one, else the simulation of the schedule's own order.
+
+    And how often the ranks slept: three passes of each micro-batch through each stage, or the bubble is that of another schedule.
+
+    Args:
+        setup: the measurement.
+        ranks: what each rank saw.
+    """
+    makespan = max(rank.end for rank in ranks) - min(rank.begin for rank in ranks)
+    measured = bubble_of(sum(rank.busy for rank in ranks), ranks=setup.ranks, makespan=makespan)
+    if setup.schedule in ("gpipe", "1f1b", "interleaved_1f1b"):
+        theory = one_f_one_b_bubble(setup.ranks, setup.micro_batches, setup.virtual_stages)
+    else:
+        theory = simulate(ranks[0].order).bubble
+    stages = Placement.of(setup.schedule, pp=setup.ranks, virtual_stages=setup.virtual_stages).num_stages
+    return [Row(setup.schedule, BUBBLE_ROW, measured, theory),
+            Row(setup.schedule, "passes", sum(rank.sleeps for rank in ranks), 3 * setup.micro_batches * stages)]
+
+
+def comparison(rows: Sequence[Row]) -> list[Row]:
+    """The best schedule that splits the backward pass against 1f1b: its bubble must be at most a third."""
+    bubbles = {row.where: row.measured for row in rows if row.what == BUBBLE_ROW}
+    splitting = [bubble for schedule, bubble in bubbles.items() if schedule in SPLIT_BACKWARD]
+    if "1f1b" not in bubbles or not splitting:
+        return []
+    return [Row("best zero-bubble schedule / 1f1b", "at most", min(splitting) / bubbles["1f1b"], 1 / 3, bound=True)]
 
 
 def build_schedule(rank: int, setup: Setup, clock: Clock) -> tuple[Any, bool, bool]:

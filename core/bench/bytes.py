@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from ...conf.schema import Config, Precision
 from ...parallel.traffic import METADATA, Traffic, TrafficRecorder, axis_labels, by_axis
 from ..layer_traffic import layer_traffic
-from ..traffic import Sent, merged, zero_traffic
+from ..traffic import Sent, merged, padded, zero_traffic
 from .running import Running, start
 from .table import Row
 
@@ -26,16 +26,32 @@ def measure_bytes(rank: int, config: Config, world_size: int) -> list[Row]:
     with TrafficRecorder() as recorder:
         running.train_step(WARM_UP)
     labels = axis_labels(running.context)
-    return rows(by_axis(recorder.calls, labels), theory(running), labels.values())
+    measured = by_axis(recorder.calls, labels)
+    return [*rows(measured, theory(running), labels.values()), *zero_1_bound(running, measured)]
+
+
+def zero_1_bound(running: Running, measured: Mapping[tuple[str, str], Traffic]) -> list[Row]:
+    """ZeRO-1 sends at most one reduction of the gradients and one gathering of the parameters a step: 2 P (n - 1) / n elements."""
+    if running.config.parallel.zero != 1:
+        return []
+    width = reduce_bytes(running.config) + 4
+    most = sum(width * padded(group) * (group.n - 1) / group.n for group in running.replicas())
+    sent = sum(traffic.sent for (label, kind), traffic in measured.items()
+               if "data" in label and kind in ("reduce", "all_reduce", "reduce_scatter", "all_gather") and "tensor" not in label)
+    return [Row("ZeRO-1", "at most 2 P (n-1) / n", sent, most, bound=True)] if most else []
+
+
+def reduce_bytes(config: Config) -> int:
+    """Of one element of a gradient on its way."""
+    return 4 if config.train.reduce_precision is Precision.fp32 else 2
 
 
 def theory(running: Running) -> Sent:
     """What this rank sends in a step, by axis and kind."""
     config = running.config
     # the schedule of a pipeline accumulates by itself, and ZeRO-1 reduces once anyway
-    width = 4 if config.train.reduce_precision is Precision.fp32 else 2
     parameters = zero_traffic(config.parallel.zero, running.replicas(), running.switches(),
-                              accumulation=running.plan.accumulation_steps, reduce_bytes=width)
+                              accumulation=running.plan.accumulation_steps, reduce_bytes=reduce_bytes(config))
     return merged([parameters, layer_traffic(config, micro_batches=running.plan.accumulation_steps,
                                              pipeline_rank=running.context.pipeline.rank())])
 

@@ -15,6 +15,7 @@ class Row:
         measured: on the rank, or on all of them, that is farthest from its theory.
         theory: None: nothing is said of it, and nothing demanded.
         calls: collectives or messages; 0 where none are counted.
+        bound: the theory is what must not be exceeded.
     """
 
     where: str
@@ -22,10 +23,11 @@ class Row:
     measured: float
     theory: float | None
     calls: int = 0
+    bound: bool = False
 
     def difference(self, *, relative: bool) -> float:
         """From the theory, as a part of it or in the same unit; 0 without one, infinite where nothing was expected."""
-        if self.theory is None or self.measured == self.theory:
+        if self.theory is None or self.measured == self.theory or (self.bound and self.measured < self.theory):
             return 0.0
         away = abs(self.measured - self.theory)
         if not relative:
@@ -49,7 +51,7 @@ class Limit:
 
     def holds(self, row: Row) -> bool:
         """Whether a row is within it."""
-        return row.difference(relative=self.relative) <= self.tolerance
+        return row.difference(relative=self.relative) <= (0.0 if row.bound else self.tolerance)
 
 
 def worst(ranks: Sequence[Sequence[Row]], limit: Limit) -> list[Row]:

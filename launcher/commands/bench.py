@@ -1,12 +1,15 @@
-"""`hexareme bench`: measures what the performance table claims."""
+"""`hexareme bench`: measures what the performance table claims, each figure beside its theory where there is one."""
 
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from ...conf.commands_schema import BenchConfig
+from ...conf.commands_schema import BenchConfig, Suite
 from ...conf.compose import compose
+from ...conf.errors import ConfigError, Problem
 from ...conf.schema import Config
 from ..environment import read_environment
 
@@ -15,9 +18,47 @@ def main(overrides: list[str]) -> int:
     """Prints the figures; writes them as JSON where `output` names a file.
 
     Returns:
-        0.
+        0; 1 where a figure is farther from its theory than the suite allows.
     """
     config = compose("bench", overrides)
+    return overhead(config) if config.suite is Suite.overhead else against_theory(config)
+
+
+def against_theory(config: BenchConfig) -> int:
+    """bytes, bubble and memory: on forked ranks of this machine."""
+    from ...core.bench.suite import findings, work_of
+    from ...core.bench.table import HEADER, as_json, line
+
+    work = work_of(config.suite.value, quick=config.quick, only=config.only, pass_seconds=config.pass_ms / 1000)
+    if not work:
+        raise ConfigError([Problem("only", config.only, f"is in no name of suite={config.suite.value}'s cases",
+                                   "leave it out to see them all")])
+    result: dict[str, Any] = {"suite": config.suite.value, "cases": []}
+    for found in findings(work, lambda text: print(text, flush=True)):
+        for text in [HEADER, *(line(row, found.limit) for row in found.rows)] if found.rows else []:
+            print(text, flush=True)
+        if found.failure:
+            print(f"  FAILED: {found.failure}", flush=True)
+        result["cases"].append({"name": found.case, "holds": found.holds, "failure": found.failure, "tolerance": found.limit.tolerance,
+                                "relative": found.limit.relative, "rows": [as_json(row, found.limit) for row in found.rows]})
+    wrong = [case["name"] for case in result["cases"] if not case["holds"]]
+    result["holds"] = not wrong
+    tolerance = result["cases"][0]["tolerance"]
+    unit = f"{100 * tolerance:g} % of" if result["cases"][0]["relative"] else f"{tolerance:g} of"
+    print(f"within {unit} the theory: {len(result['cases']) - len(wrong)} of {len(result['cases'])}"
+          + (f"; outside: {', '.join(wrong)}" if wrong else ""))
+    write(config.output, result)
+    return 1 if wrong else 0
+
+
+def write(output: str, result: Mapping[str, Any]) -> None:
+    """The result as JSON, where a file is named."""
+    if output:
+        Path(output).write_text(json.dumps(result, indent=2) + "\n")
+
+
+def overhead(config: BenchConfig) -> int:
+    """CPU time of a step in one process, beside a bare torch loop and DeepSpeed's own."""
     from ...core.engine.distributed import start_distributed, stop_distributed
     from ...core.engine.overhead import measure_overhead, write_random_corpus
 
@@ -36,8 +77,7 @@ def main(overrides: list[str]) -> int:
     print(f"CPU milliseconds of one step (median of {config.rounds} interleaved rounds of {config.steps} steps)")
     for name, milliseconds in rows.items():
         print(f"  {name:<26} {milliseconds:8.2f}")
-    if config.output:
-        Path(config.output).write_text(json.dumps({name: round(value, 4) for name, value in rows.items()}, indent=2) + "\n")
+    write(config.output, {name: round(value, 4) for name, value in rows.items()})
     return 0
 
 

@@ -1,0 +1,104 @@
+"""Runs the cases of a suite one after the other on forked ranks."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from ..engine.warm import warm_up
+from ..forked_ranks import RankError, run_ranks
+from .bubble import Setup, bubble_rows, comparison, measure_bubble
+from .bytes import measure_bytes
+from .memory import measure_memory
+from .suites import BUBBLE, BYTES, BYTES_CASES, MEMORY, MEMORY_CASES, QUICK_SCHEDULES, SETUPS, Case
+from .table import Limit, Row, worst
+
+ATTEMPTS = 3  # at a bubble: whatever else the machine does can only make it larger
+PATIENCE = 600.0  # seconds for a case; a slow machine needs one
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one case gave.
+
+    Args:
+        case: its name.
+        rows: measured and theory.
+        limit: what is demanded of them.
+        failure: why there are no rows.
+    """
+
+    case: str
+    rows: Sequence[Row]
+    limit: Limit
+    failure: str = ""
+
+    @property
+    def holds(self) -> bool:
+        """Whether every row is within the limit."""
+        return not self.failure and all(self.limit.holds(row) for row in self.rows)
+
+
+Work = tuple[str, Callable[[], Finding]]
+
+
+def work_of(suite: str, *, quick: bool, only: str, pass_seconds: float) -> list[Work]:
+    """The cases of a suite: name, and what measures it.
+
+    Args:
+        suite: bytes, memory or bubble.
+        quick: only the part that every test run takes.
+        only: part of the names of the cases that are wanted; empty: all.
+        pass_seconds: bubble: what a pass through a stage takes.
+    """
+    if suite == "bubble":
+        setups = [replace(setup, seconds=pass_seconds) for setup in SETUPS if not quick or setup.schedule in QUICK_SCHEDULES]
+        work: list[Work] = [(setup.schedule, partial(_bubble, setup)) for setup in setups]
+    else:
+        cases, measure, limit = (BYTES_CASES, measure_bytes, BYTES) if suite == "bytes" else (MEMORY_CASES, measure_memory, MEMORY)
+        work = [(case.name, partial(_run, case, measure, limit)) for case in cases if case.quick or not quick]
+    return [(name, step) for name, step in work if only.lower() in name.lower()]
+
+
+def findings(work: Sequence[Work], progress: Callable[[str], None]) -> Iterator[Finding]:
+    """Measures one case after the other; at the end what compares them.
+
+    Args:
+        work: from `work_of`.
+        progress: told what begins.
+    """
+    warm_up()
+    bubbles: list[Row] = []
+    for number, (name, measure) in enumerate(work, start=1):
+        progress(f"[{number}/{len(work)}] {name}")
+        found = measure()
+        if found.limit is BUBBLE:
+            bubbles += found.rows
+        yield found
+    if compared := comparison(bubbles):
+        yield Finding("comparison", compared, BUBBLE)
+
+
+def _run(case: Case, measure: Callable[..., Any], limit: Limit) -> Finding:
+    try:
+        ranks = run_ranks(measure, case.ranks, case.config(), case.ranks, timeout=PATIENCE, quiet=True)
+    except RankError as error:
+        return Finding(case.name, [], limit, failure=error.cause)
+    return Finding(case.name, worst(ranks, limit), limit)
+
+
+def _bubble(setup: Setup) -> Finding:
+    """The best of a few attempts, the first one that is within the limit."""
+    best: Finding | None = None
+    for _ in range(ATTEMPTS):
+        try:
+            rows = bubble_rows(setup, run_ranks(measure_bubble, setup.ranks, setup, timeout=PATIENCE, quiet=True))
+        except RankError as error:
+            return Finding(setup.schedule, [], BUBBLE, failure=error.cause)
+        found = Finding(setup.schedule, rows, BUBBLE)
+        if best is None or rows[0].measured < best.rows[0].measured:
+            best = found
+        if best.holds:
+            break
+    assert best is not None
+    return best
