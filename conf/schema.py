@@ -164,7 +164,7 @@ class ModelConfig:
     attention_dropout: float = number(0.0, least=0, below=1, help="on attention weights; above 0 selects an explicit attention")
     num_experts: int = number(0, least=0, help="experts of a mixture-of-experts block; 0: every block has one dense MLP")
     experts_per_token: int = number(2, least=1, help="experts that each token is sent to (top-k), at most num_experts")
-    num_shared_experts: int = number(0, least=0, help="experts beside these that every token passes; they are one MLP, so many times as wide")
+    num_shared_experts: int = number(0, least=0, help="experts beside these that every token passes: one MLP of so many times their width")
     expert_ffn_hidden_size: int = number(0, least=0, help="width inside one expert; 0: ffn_hidden_size")
     dense_layers: int = number(0, least=0, help="first blocks that keep a dense MLP in a model with experts")
     expert_interval: int = number(1, least=1, help="after those, the last of every so many blocks has experts")
@@ -174,9 +174,9 @@ class ModelConfig:
     router_normalize: bool = text(True, help="the scores of a token's chosen experts are scaled to add up to 1")
     router_balance: RouterBalance = text(RouterBalance.loss, help="how load is balanced: a loss for each sequence, a bias that follows "
                                          "the load of the global batch (no loss), or none")
-    router_balance_coefficient: float = number(0.01, least=0, help="weight of the balance loss, which is 1 where the load is even; summed over blocks")
-    router_bias_rate: float = number(0.001, least=0, help="how far the balance bias of an expert moves at each optimizer step, in units of scores")
-    router_z_coefficient: float = number(0.0, least=0, help="weight of the z-loss, which keeps router logits small; summed over blocks")
+    router_balance_coefficient: float = number(0.01, least=0, help="weight of the balance loss (1 where the load is even), for each block")
+    router_bias_rate: float = number(0.001, least=0, help="step of the balance bias, in units of scores")
+    router_z_coefficient: float = number(0.0, least=0, help="weight of the z-loss, which keeps router logits small, for each block")
     initializer_std: float = number(0.02, above=0, help="standard deviation of initial weights; residual outputs: / sqrt(2 num_layers)")
 
 
