@@ -24,24 +24,19 @@ def parameter_groups(placed: Sequence[Placed], optimizer: OptimizerConfig, *, ex
     Returns:
         Groups without empty ones, which DeepSpeed could not flatten.
     """
-    matrices: list[nn.Parameter] = []
-    vectors: list[nn.Parameter] = []
-    hidden: list[nn.Parameter] = []
-    experts: list[nn.Parameter] = []
+    members: dict[tuple[bool, bool, bool], list[nn.Parameter]] = {}
     for each in placed:
-        parameter, is_matrix = each.parameter, len(each.shard.shape) >= 2
+        is_matrix = len(each.shard.shape) >= 2
         is_hidden = is_matrix and each.name.startswith("blocks.") and optimizer.name is OptimizerName.muon
-        parameter.use_muon = is_hidden  # type: ignore[attr-defined]  # DeepSpeed asks every parameter
-        (experts if each.expert and experts_apart else hidden if is_hidden else matrices if is_matrix else vectors).append(parameter)
+        each.parameter.use_muon = is_hidden  # type: ignore[attr-defined]  # DeepSpeed asks every parameter
+        members.setdefault((each.expert and experts_apart, not is_hidden, not is_matrix), []).append(each.parameter)
     auxiliary = optimizer.auxiliary_learning_rate if optimizer.name is OptimizerName.muon else optimizer.learning_rate
-    groups = [
-        {"params": hidden, "weight_decay": optimizer.weight_decay, "lr": optimizer.learning_rate, "use_muon": True},
-        {"params": matrices, "weight_decay": optimizer.weight_decay, "lr": auxiliary, "use_muon": False},
-        {"params": vectors, "weight_decay": 0.0, "lr": auxiliary, "use_muon": False},
-        # all of them matrices; "moe" and "name" are what DeepSpeed asks for
-        {"params": experts, "weight_decay": optimizer.weight_decay, "lr": auxiliary, "use_muon": False, "moe": True, "name": EXPERTS},
+    return [
+        {"params": parameters, "weight_decay": 0.0 if is_vector else optimizer.weight_decay,
+         "lr": auxiliary if by_adam else optimizer.learning_rate, "use_muon": not by_adam,
+         **({"moe": True, "name": EXPERTS} if apart else {})}  # as DeepSpeed asks for them
+        for (apart, by_adam, is_vector), parameters in sorted(members.items())  # muon's first: its rate is the one that is logged
     ]
-    return [group for group in groups if group["params"]]
 
 
 def build_optimizer(groups: list[dict], optimizer: OptimizerConfig, *, device: torch.device, offloaded: bool) -> torch.optim.Optimizer:
