@@ -124,10 +124,26 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("name", CONFIGS)
+# Every layout and every config in each test run, every pair of them each night.
+PAIRS = [pytest.param(name, layout, marks=[pytest.mark.nightly] if (i + j) % 2 else [])
+         for i, name in enumerate(CONFIGS) for j, layout in enumerate(LAYOUTS)]
+
+
+@pytest.mark.parametrize(("name", "layout"), PAIRS)
 def test_every_layout_has_the_loss_and_the_gradients_of_one_process(name: str, layout: str, wanted: dict[str, dict[str, Any]]) -> None:
     compare(name, LAYOUTS[layout], wanted)
+
+
+@pytest.mark.parametrize("layout", [Layout(2, ep=2, precision="bf16"), Layout(2, tp=2, sequence_parallel=True, precision="bf16")])
+def test_bf16_is_as_near_to_fp32_as_on_one_process(layout: Layout, wanted: dict[str, dict[str, Any]]) -> None:
+    def distance(other: Layout) -> float:
+        ranks = run_ranks(step, other.ranks, MIXTRAL, other, RoutingTape.replaying([wanted["mixtral"]["tape"]]))
+        arrived, whole = gather([rank["gradients"] for rank in ranks]), wanted["mixtral"]["gradients"][0]
+        return max(float((arrived[key] - value).norm() / value.norm()) for key, value in whole.items())
+
+    one = distance(Layout(precision="bf16"))
+    assert 1e-4 < one < 5e-2
+    assert distance(layout) < 1.5 * one
 
 
 def without_experts(model: nn.Module) -> list[Placed]:
