@@ -10,6 +10,7 @@ from .trace import Trace, Whole, assemble
 
 FIRST_LOSS, GRADIENT, LOSS, NORM, PARAMETER = "first_loss", "gradient", "loss", "norm", "parameter"
 QUANTITIES = (FIRST_LOSS, GRADIENT, NORM, LOSS, PARAMETER)
+LOW_PRECISION_SLACK = 1.5
 Tolerances = Mapping[str, float]  # quantity -> largest relative difference
 
 
@@ -62,7 +63,8 @@ class Verdict:
         return max((difference.value for difference in self.differences.values()), default=math.inf)
 
 
-def judge(ranks: Sequence[Trace], reference: Trace, tolerances: Tolerances, *, skipped: Mapping[str, slice]) -> Verdict:
+def judge(ranks: Sequence[Trace], reference: Trace, tolerances: Tolerances, *, skipped: Mapping[str, slice],
+          exact: bool = True) -> Verdict:
     """Holds the traces of all ranks of a layout against the one-process trace.
 
     Args:
@@ -70,6 +72,7 @@ def judge(ranks: Sequence[Trace], reference: Trace, tolerances: Tolerances, *, s
         reference: of one process.
         tolerances: of each quantity.
         skipped: rows that are not compared after the last step: their gradient is identically zero (`zero_gradients`).
+        exact: the layout runs in the precision of the reference, so that its routers must prefer the same experts.
     """
     differences, faults = measure(ranks, reference, skipped=skipped)
     beyond = [d for d in differences.values() if not d.value <= tolerances[d.quantity]]
@@ -78,8 +81,9 @@ def judge(ranks: Sequence[Trace], reference: Trace, tolerances: Tolerances, *, s
         beyond = [differences[d.quantity] for d in beyond]
     faults += [f"rank {rank} saw other losses or norms than rank 0" for rank, trace in enumerate(ranks)
                if not _same(trace.losses, ranks[0].losses) or not _same(trace.norms, ranks[0].norms)]
-    faults += [f"rank {rank}: routers clearly preferred other experts than the reference, {trace.strayed} times"
-               for rank, trace in enumerate(ranks) if trace.strayed]
+    if exact:
+        faults += [f"rank {rank}: routers clearly preferred other experts than the reference, {trace.strayed} times"
+                   for rank, trace in enumerate(ranks) if trace.strayed]
     first = min(beyond, key=lambda d: (d.step, QUANTITIES.index(d.quantity)), default=None)
     return Verdict(differences, faults[0] if faults else "", first.where() if first else "")
 
@@ -98,16 +102,22 @@ def measure(ranks: Sequence[Trace], reference: Trace, *, skipped: Mapping[str, s
     return {difference.quantity: difference for difference in found}, faults
 
 
-def widened(tolerances: Tolerances, low: Trace, high: Trace, *, skipped: Mapping[str, slice]) -> dict[str, float]:
-    """Tolerances for a low precision: at least how far one process in that precision is from one process in fp32.
+def widened(tolerances: Tolerances, low: Sequence[Trace], exact: Trace, *, skipped: Mapping[str, slice]) -> dict[str, float]:
+    """Tolerances for a low precision: how far one process in that precision is from one process in fp32.
+
+    A norm may be off by as much as the gradient that it is of. Roundings that fall otherwise are another draw of the same noise, and the
+    largest of many draws varies: hence LOW_PRECISION_SLACK.
 
     Args:
         tolerances: of fp32.
-        low, high: one-process traces in the low precision and in fp32.
+        low: one-process traces in the low precision, which differ in how a step is cut into micro-batches.
+        exact: one process in fp32.
         skipped: as `judge`.
     """
-    distance, _ = measure([low], high, skipped=skipped)
-    return {quantity: max(tolerance, distance[quantity].value) for quantity, tolerance in tolerances.items()}
+    runs = [measure([trace], exact, skipped=skipped)[0] for trace in low]
+    distance = {quantity: max(run[quantity].value for run in runs) for quantity in tolerances}
+    distance[NORM] = max(distance[NORM], distance[GRADIENT])
+    return {quantity: max(tolerance, LOW_PRECISION_SLACK * distance[quantity]) for quantity, tolerance in tolerances.items()}
 
 
 def _first_beyond(largest: Difference, trace: Trace, reference: Trace, tolerances: Tolerances) -> Difference:

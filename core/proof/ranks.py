@@ -3,7 +3,7 @@
 Shapes: B samples, S sequence, V vocabulary.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 import torch.distributed as dist
@@ -65,32 +65,31 @@ def run_layout(rank: int, config: Config, steps: int, experts: Choices) -> Trace
     return trace
 
 
-def run_plain(rank: int, config: Config, steps: int) -> Trace:
-    """The reference: our model on one process, and otherwise torch alone: no engine, no ZeRO, no accumulation.
+def run_plain(rank: int, config: Config, steps: int, micro_size: int, experts: Choices | None = None) -> Trace:
+    """The reference: our model on one process, and otherwise torch alone: no engine, no ZeRO.
 
     Args:
         rank: 0 of a world of one.
         config: scaled down; of the layout nothing is read.
         steps: optimizer steps.
+        micro_size: samples of one forward pass; the global batch, but where the spread of a low precision is sought.
+        experts: choices for the routers to follow; None: their own.
     """
     assert dist.group.WORLD is not None
     groups = LayerGroups.of_tensor_axis(dist.group.WORLD)
     model = build_model(config.model, seed=config.train.seed, groups=groups, device=DEVICE)
-    tape = RoutingTape()
+    tape = RoutingTape(experts)
     set_routing_tape(model, tape)
-    optimizer = _plain_optimizer(model, config)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule_factor(config.schedule, total_steps=config.train.steps))
     size, clipping = config.batch.global_size, config.train.gradient_clipping
     set_auxiliary_scale(model, 1 / size)
+    optimizer = _plain_optimizer(model, config)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule_factor(config.schedule, total_steps=config.train.steps))
     trace = Trace()
     for step in range(steps):
-        [whole] = _micro_batches(config, range(step * size, (step + 1) * size), step, groups, micro_size=size)
-        with autocast(config.train.precision.value, DEVICE.type):
-            logits_BSV = model(whole.inputs)
-        losses = F.cross_entropy(logits_BSV.float().flatten(0, 1), whole.targets_BS.flatten(), reduction="none")
-        loss = (losses * whole.loss_mask_BS.flatten()).sum() / whole.loss_mask_BS.sum()
-        loss.backward()
+        micros = _micro_batches(config, range(step * size, (step + 1) * size), step, groups, micro_size=micro_size)
+        trace.losses.append(_plain_backward(model, micros, config.train.precision.value))
         norm = nn.utils.clip_grad_norm_(model.parameters(), clipping or torch.inf)
+        trace.norms.append(norm.item())
         if step == 0:
             trace.gradients.extend(_named((name, parameter.grad) for name, parameter in model.named_parameters()))
         optimizer.step()
@@ -99,11 +98,23 @@ def run_plain(rank: int, config: Config, steps: int) -> Trace:
         routing = collect_routing(model, config.model)
         if routing is not None:
             update_router_bias(model, routing.loads_LE, rate=config.model.router_bias_rate)
-        trace.losses.append(loss.item())
-        trace.norms.append(norm.item())
     trace.parameters.extend(_named([*model.named_parameters(), *placed_buffers(model).items()]))
     trace.experts = tape.choices
     return trace
+
+
+def _plain_backward(model: nn.Module, micros: Sequence[MicroBatch], precision: str) -> float:
+    """The mean loss over all tokens that count, and its gradient."""
+    tokens = sum(micro.loss_mask_BS.sum() for micro in micros)
+    total = 0.0
+    for micro in micros:
+        with autocast(precision, DEVICE.type):
+            logits_BSV = model(micro.inputs)
+        losses = F.cross_entropy(logits_BSV.float().flatten(0, 1), micro.targets_BS.flatten(), reduction="none")
+        loss = (losses * micro.loss_mask_BS.flatten()).sum() / tokens
+        loss.backward()
+        total += loss.item()
+    return total
 
 
 def _plain_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,6 +18,8 @@ from .trace import Trace
 # Of a config, what makes no difference to one process and its loss: the layout, and how a step is cut and computed.
 LAYOUT_KEYS = {"parallel": (), "cluster": (), "run": (), "checkpoint": (), "tracking": (), "evaluation": (),
                "batch": ("micro_size",), "train": ("recompute", "compile", "reduce_precision", "deterministic")}
+REFERENCE = "the reference"
+CUTS = (" in one", " in micro-batches of 1")  # how the steps of a reference in low precision are cut
 
 
 @dataclass(frozen=True)
@@ -64,22 +66,43 @@ def prove(cases: Sequence[Case], limits: Limits, *, started: Callable[[str], Non
     """
     yield from (_not_run(case) for case in cases if case.refused or case.expected is Expected.refused)
     running = [case for case in cases if not case.refused and case.expected is not Expected.refused]
-    wanted = {key: config for case in running for key, config in _references(case.config)}
-    references: dict[str, Trace] = {}
-    jobs = [_Job(key, "the reference", run_plain, 1, (config, limits.steps)) for key, config in wanted.items()]
-    for key, found, _ in _run(jobs, limits, started):
-        if isinstance(found, RankError):
-            raise found
-        references[key] = found[0]
+    references = _references(running, limits, started)
     by_name = {case.name: case for case in running}
     jobs = [_Job(case.name, case.name, run_layout, case.processes,
-                 (case.config, limits.steps, references[reference_key(case.config)].experts)) for case in running]
+                 (case.config, limits.steps, references[reference_key(in_fp32(case.config))].experts)) for case in running]
     for name, found, seconds in _run(jobs, limits, started):
         case = by_name[name]
-        tolerances = _tolerances(case.config, references, limits.tolerances)
+        exact, skipped = references[reference_key(in_fp32(case.config))], zero_gradients(case.config)
+        tolerances = limits.tolerances
+        if is_low(case.config):
+            low = [references[reference_key(case.config) + cut] for cut in CUTS]
+            tolerances = widened(tolerances, low, exact, skipped=skipped)
         verdict = Verdict(fault=found.cause) if isinstance(found, RankError) else judge(
-            found, references[reference_key(case.config)], tolerances, skipped=zero_gradients(case.config))
+            found, exact, tolerances, skipped=skipped, exact=not is_low(case.config))
         yield Row(case, verdict, tolerances, seconds)
+
+
+def _references(cases: Sequence[Case], limits: Limits, started: Callable[[str], None]) -> dict[str, Trace]:
+    """One process in fp32 for each model; then, with the same experts, those in low precision that say how far that may be off."""
+    exact = {reference_key(config): config for config in (in_fp32(case.config) for case in cases)}
+    jobs = [_Job(key, REFERENCE, run_plain, 1, (config, limits.steps, config.batch.global_size)) for key, config in exact.items()]
+    found = _traces(jobs, limits, started)
+    jobs = []
+    for key, config in {reference_key(case.config): case.config for case in cases if is_low(case.config)}.items():
+        experts = found[reference_key(in_fp32(config))].experts
+        for cut, size in zip(CUTS, (config.batch.global_size, 1), strict=True):
+            name = f"{REFERENCE} in {config.train.precision.value}"
+            jobs.append(_Job(key + cut, name, run_plain, 1, (config, limits.steps, size, experts)))
+    return found | _traces(jobs, limits, started)
+
+
+def _traces(jobs: Sequence["_Job"], limits: Limits, started: Callable[[str], None]) -> dict[str, Trace]:
+    found = {}
+    for key, result, _ in _run(jobs, limits, started):
+        if isinstance(result, RankError):
+            raise result
+        found[key] = result[0]
+    return found
 
 
 def _not_run(case: Case) -> Row:
@@ -110,21 +133,14 @@ def zero_gradients(config: Config) -> dict[str, slice]:
     return {f"blocks.{layer}.attention.qkv.bias": keys for layer in range(m.num_layers)}
 
 
-def _references(config: Config) -> list[tuple[str, Config]]:
-    """What must be run on one process for a case: its own precision, and fp32 to say how far that may be off."""
-    exact = _in_fp32(config)
-    return [(reference_key(each), each) for each in ([config] if exact is config else [config, exact])]
+def is_low(config: Config) -> bool:
+    """Whether products or reductions run in less than fp32."""
+    return (config.train.precision, config.train.reduce_precision) != (Precision.fp32, Precision.fp32)
 
 
-def _in_fp32(config: Config) -> Config:
-    return config if config.train.precision is Precision.fp32 else replace(config, train=replace(config.train, precision=Precision.fp32))
-
-
-def _tolerances(config: Config, references: Mapping[str, Trace], tolerances: Tolerances) -> Tolerances:
-    exact = _in_fp32(config)
-    if exact is config:
-        return tolerances
-    return widened(tolerances, references[reference_key(config)], references[reference_key(exact)], skipped=zero_gradients(config))
+def in_fp32(config: Config) -> Config:
+    """The same run in fp32."""
+    return replace(config, train=replace(config.train, precision=Precision.fp32, reduce_precision=Precision.fp32))
 
 
 @dataclass

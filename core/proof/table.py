@@ -8,7 +8,7 @@ from typing import Any
 
 from ...conf.dump import as_dict
 from ...conf.schema import Config
-from .compare import FIRST_LOSS, GRADIENT, LOSS, NORM, PARAMETER
+from .compare import FIRST_LOSS, GRADIENT, LOSS, LOW_PRECISION_SLACK, NORM, PARAMETER
 from .runner import Limits, Row, zero_gradients
 
 COLUMNS = {FIRST_LOSS: "loss 1", LOSS: "loss", NORM: "norm", GRADIENT: "gradient", PARAMETER: "parameter"}
@@ -41,7 +41,7 @@ def summary(rows: Sequence[Row], limits: Limits) -> str:
     tolerances = ", ".join(f"{COLUMNS[name]} {limits.tolerances[name]:.0e}" for name in COLUMNS)
     lines = ["", "Differences are relative to one process and a plain torch loop: the largest of all steps, or of all tensors",
              f"(norm-wise; gradients of step 1, parameters after step {limits.steps}). Tolerances in fp32: {tolerances};",
-             "in bf16: what one process in bf16 is off from fp32."]
+             f"in bf16: {LOW_PRECISION_SLACK} times what one process in bf16 is off from fp32."]
     skipped = sorted({_rows(name, rows_of) for row in ran for name, rows_of in zero_gradients(row.case.config).items()})
     if skipped:
         lines.append(f"Not compared under AdamW, their gradient being zero (key biases): {', '.join(skipped)}.")
