@@ -9,6 +9,7 @@ COMMANDS = {
     "prepare": "raw text in, a corpus folder out",
     "train": "pre-training and fine-tuning; resumes by itself",
     "plan": "which rank of a run will hold what, and how much; needs no GPU",
+    "prove": "a training config on many layouts against one process",
     "evaluate": "loss and perplexity of a checkpoint on a corpus",
     "generate": "text from a checkpoint",
     "report": "a run's curves as PNG files and one HTML file",
