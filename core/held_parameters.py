@@ -18,12 +18,14 @@ class HeldParameter:
     Args:
         name: of the whole model.
         size: elements here, padding included.
+        matrix: it has two dims in the whole model: such decay, and norms and biases do not.
         expert: it belongs to experts: equal on fewer ranks than the dense parameters.
         copy: another rank holds the original: a tied head whose embedding lies on another stage.
     """
 
     name: str
     size: int
+    matrix: bool = True
     expert: bool = False
     copy: bool = False
 
@@ -56,10 +58,9 @@ def held_parameters(model: ModelConfig, stages: Sequence[Stage], *, tp: int = 1,
 
 def _block(model: ModelConfig, layer: int, *, tp: int, ep: int) -> Iterator[HeldParameter]:
     prefix, H = f"blocks.{layer}", model.hidden_size
-    head_dim = H // model.num_heads
-    q, kv = model.num_heads // tp * head_dim, max(1, model.num_kv_heads // tp) * head_dim
+    q = model.num_heads // tp * (H // model.num_heads)
     yield from _norm(model, f"{prefix}.attention_norm")
-    yield from _linear(f"{prefix}.attention.qkv", q + 2 * kv, H, bias=q + 2 * kv if model.bias else 0)
+    yield from _qkv(model, f"{prefix}.attention.qkv", tp=tp)
     yield from _linear(f"{prefix}.attention.output", H, q, bias=H if model.bias else 0)
     yield from _norm(model, f"{prefix}.mlp_norm")
     if not has_experts(model, layer):
@@ -68,9 +69,20 @@ def _block(model: ModelConfig, layer: int, *, tp: int, ep: int) -> Iterator[Held
     yield HeldParameter(f"{prefix}.mlp.router.weight", model.num_experts * H)
     here = model.num_experts // ep
     for each in _mlp(model, f"{prefix}.mlp.experts", expert_width(model) // tp):
-        yield HeldParameter(each.name, here * each.size, expert=True)
+        # an expert's bias of the way down is a row of a matrix of all experts
+        yield HeldParameter(each.name, here * each.size, matrix=each.matrix or each.name.endswith("down.bias"), expert=True)
     if shared_width(model):
         yield from _mlp(model, f"{prefix}.mlp.shared", shared_width(model) // tp)
+
+
+def _qkv(model: ModelConfig, prefix: str, *, tp: int) -> Iterator[HeldParameter]:
+    head_dim = model.hidden_size // model.num_heads
+    q, kv = model.num_heads // tp * head_dim, 2 * max(1, model.num_kv_heads // tp) * head_dim
+    parts = (q + kv,) if model.num_kv_heads % tp == 0 else (q, kv)  # a kv head that several ranks share is a tensor of its own
+    for rows in parts:
+        yield HeldParameter(f"{prefix}.weight", rows * model.hidden_size)
+    for rows in parts if model.bias else ():
+        yield HeldParameter(f"{prefix}.bias", rows, matrix=False)
 
 
 def _mlp(model: ModelConfig, prefix: str, width: int) -> Iterator[HeldParameter]:
@@ -82,10 +94,10 @@ def _mlp(model: ModelConfig, prefix: str, width: int) -> Iterator[HeldParameter]
 def _linear(prefix: str, rows: int, columns: int, *, bias: int) -> Iterator[HeldParameter]:
     yield HeldParameter(f"{prefix}.weight", rows * columns)
     if bias:
-        yield HeldParameter(f"{prefix}.bias", bias)
+        yield HeldParameter(f"{prefix}.bias", bias, matrix=False)
 
 
 def _norm(model: ModelConfig, prefix: str) -> Iterator[HeldParameter]:
-    yield HeldParameter(f"{prefix}.weight", model.hidden_size)
+    yield HeldParameter(f"{prefix}.weight", model.hidden_size, matrix=False)
     if model.normalization == Normalization.layernorm:
-        yield HeldParameter(f"{prefix}.bias", model.hidden_size)
+        yield HeldParameter(f"{prefix}.bias", model.hidden_size, matrix=False)

@@ -1,13 +1,22 @@
 """What a run will need, known before it starts: which rank holds what, and how much. Pure: no GPU, no torch, any number of ranks."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ..conf.schema import Config
+from ..conf.schema import Config, Offload
 from ..parallel.stages import Stage
+from .checkpoint.storage import in_words
+from .flops import active_parameter_count, parameter_count
 from .held_parameters import held_parameters
+from .held_state import held_state
 from .holdings import Layout
+from .layouts import zero_rules
+from .memory import StateBytes
 from .picture import aligned, picture, stages_in_words
+
+IN_HOST_MEMORY = {Offload.none: "", Offload.optimizer: "; masters and moments lie in the host's memory",
+                  Offload.optimizer_and_parameters: "; parameters, masters and moments lie in the host's memory"}
 
 
 @dataclass(frozen=True)
@@ -19,12 +28,14 @@ class Place:
         stages: its stages.
         dense: elements of its parameters that are equal on all data replicas.
         experts: elements of those that belong to experts.
+        state: bytes of parameters, gradients, masters and moments on the first data replica, by each ZeRO stage that this layout allows.
     """
 
     pp: int
     stages: tuple[Stage, ...]
     dense: int
     experts: int
+    state: Mapping[int, StateBytes]
 
     @property
     def parameters(self) -> int:
@@ -38,27 +49,49 @@ class Plan:
 
     Args:
         layout: which rank holds what.
+        offload: what of the state lies in the host's memory.
         parameters: elements of the whole model.
+        active: those that one token passes: all but the experts that it is not sent to.
         places: along the pipeline.
     """
 
     layout: Layout
+    offload: Offload
     parameters: int
+    active: int
     places: tuple[Place, ...]
 
     @classmethod
     def of(cls, config: Config, *, world_size: int, ranks_per_node: int) -> "Plan":
         """The plan of a run whose config has no problems (core/combine.py)."""
         layout = Layout.of(config, world_size=world_size, ranks_per_node=ranks_per_node)
-        whole = held_parameters(config.model, [Stage.whole(config.model.num_layers)])
-        return cls(layout, sum(each.size for each in whole), tuple(_place(layout, pp) for pp in range(layout.topology.pp)))
+        return cls(layout, config.parallel.offload, sum(parameter_count(config.model).values()), active_parameter_count(config.model),
+                   tuple(_place(config, layout, pp) for pp in range(layout.topology.pp)))
 
     def text(self) -> str:
         """For a person: the picture, then what each place holds."""
-        rows = [["pipeline", "stages", "parameters of each rank", "dense", "experts"]]
-        rows += [[f"pp {each.pp}", stages_in_words(each.stages, numbered=self.layout.topology.pp > 1), f"{each.parameters:,}",
-                  f"{each.dense:,}", f"{each.experts:,}"] for each in self.places]
-        return f"{picture(self.layout)}\n\n{self.parameters:,} parameters\n{aligned(rows)}"
+        active = f", {self.active:,} of them active for a token" if self.active != self.parameters else ""
+        return f"{picture(self.layout)}\n\n{self.parameters:,} parameters{active}\n{self._held()}\n\n{self._state()}"
+
+    def _held(self) -> str:
+        rows = [["", "stages", "parameters of each rank"]]
+        rows += [[f"pp {each.pp}", stages_in_words(each.stages, numbered=self.layout.topology.pp > 1), f"{each.parameters:,}"]
+                 for each in self.places]
+        if any(each.experts for each in self.places):
+            rows[0].append("in experts")
+            for row, each in zip(rows[1:], self.places, strict=True):
+                row.append(f"{each.experts:,}")
+        return aligned(rows)
+
+    def _state(self) -> str:
+        """Without activations: they are the schedule's and the micro-batch's."""
+        rows = [["", "stage", "parameters", "gradients", "masters", "moments", "bytes of state on each rank"]]
+        for each in self.places:
+            for zero, state in each.state.items():
+                kinds = (state.parameters, state.gradients, state.masters, state.moments)
+                chosen = "  <- parallel.zero" if zero == self.layout.zero else ""
+                rows.append([f"pp {each.pp}", f"ZeRO-{zero}", *map(in_words, kinds), in_words(state.total) + chosen])
+        return f"{aligned(rows)}\nactivations come on top{IN_HOST_MEMORY[self.offload]}"
 
     def as_json(self) -> dict[str, Any]:
         """For a machine: plain values."""
@@ -66,9 +99,13 @@ class Plan:
         return {
             "ranks": t.world_size, "ranks_per_node": self.layout.ranks_per_node, "nodes": self.layout.num_nodes,
             "axes": {axis: getattr(t, axis) for axis in ("pp", "dp", "cp", "tp", "ep")}, "zero": self.layout.zero,
+            "offload": self.offload.value,
             "tensor_axis_inside_node": self.layout.inside_nodes("tp"), "parameters": self.parameters,
+            "active_parameters": self.active,
             "places": [{"pp": each.pp, "stages": [stage.index for stage in each.stages], "parameters": each.parameters,
-                        "dense_parameters": each.dense, "expert_parameters": each.experts} for each in self.places],
+                        "dense_parameters": each.dense, "expert_parameters": each.experts,
+                        "state_bytes": {f"zero_{zero}": asdict(state) | {"total": state.total} for zero, state in each.state.items()}}
+                       for each in self.places],
             "stages": [{"stage": stage.index, "pp": self.layout.placement.owner(stage.index), "layers": _ends(stage.layers),
                         "embedding": stage.first, "head": stage.last} for stage in self.layout.stages],
             "rank": [self._rank(rank) for rank in range(t.world_size)],
@@ -84,11 +121,13 @@ class Plan:
         }
 
 
-def _place(layout: Layout, pp: int) -> Place:
+def _place(config: Config, layout: Layout, pp: int) -> Place:
     stages = layout.stages_of(pp)
     held = held_parameters(layout.model, stages, tp=layout.topology.tp, ep=layout.topology.ep)
     experts = sum(each.size for each in held if each.expert)
-    return Place(pp, stages, sum(each.size for each in held) - experts, experts)
+    allowed = [zero for zero in range(4) if not list(zero_rules(replace(config, parallel=replace(config.parallel, zero=zero))))]
+    state = {zero: held_state(config, held, replicas=layout.replicas, zero=zero) for zero in allowed}
+    return Place(pp, stages, sum(each.size for each in held) - experts, experts, state)
 
 
 def _ends(numbers: range) -> list[int]:

@@ -6,7 +6,9 @@ from dataclasses import replace
 import pytest
 from hexareme.conf.compose import compose
 from hexareme.conf.schema import ContextAttention, PipelineSchedule
+from hexareme.core.engine.optimizer import parameter_groups
 from hexareme.core.held_parameters import held_parameters
+from hexareme.core.held_state import replica_groups
 from hexareme.core.holdings import Layout
 from hexareme.core.model.build import build_model
 from hexareme.core.picture import MOST_RANKS, headline, picture
@@ -52,23 +54,24 @@ def test_the_counted_parameters_are_those_of_the_ranks(case: str) -> None:
     config = config_of(*overrides)
     layout = Layout.of(config, world_size=world_size, ranks_per_node=world_size)
 
-    def rank(number: int) -> tuple[Counter, set[str], set[str]]:
+    def rank(number: int) -> tuple[Counter, set[str], set[str], list[list[int]]]:
         context = ParallelContext.create(layout.topology, number)
         stages = layout.stages_of(context.coordinate.pp)
         models = [build_model(config.model, seed=0, groups=context.layer_groups(), device="meta", stage=stage) for stage in stages]
         if len(stages) > 1 and stages[0].first and stages[-1].last and config.model.tie_embeddings:
             models[-1].head.weight = models[0].embedding.tokens.weight  # on one rank a tied weight is one parameter
-        sizes, experts, copies, seen = Counter(), set(), set(), set()
-        for each in (placed for model in models for placed in placed_parameters(model)):
-            if id(each.parameter) in seen:
-                continue
-            seen.add(id(each.parameter))
+        sizes, experts, copies = Counter(), set(), set()
+        by_id: dict = {}
+        for each in (each for model in models for each in placed_parameters(model)):
+            by_id.setdefault(id(each.parameter), each)
+        for each in (placed := list(by_id.values())):
             sizes[each.name] += each.parameter.numel()
             experts |= {each.name} if each.expert else set()
             copies |= {each.name} if each.copy and each.name.startswith("embedding") else set()
-        return sizes, experts, copies
+        groups = parameter_groups(placed, config.optimizer, experts_apart=config.parallel.ep > 1)
+        return sizes, experts, copies, [[parameter.numel() for parameter in group["params"]] for group in groups]
 
-    for number, (sizes, experts, copies) in enumerate(run_ranks(rank, world_size)):
+    for number, (sizes, experts, copies, groups) in enumerate(run_ranks(rank, world_size)):
         held = held_parameters(config.model, layout.holding(number).stages, tp=config.parallel.tp, ep=config.parallel.ep)
         counted: Counter = Counter()
         for each in held:
@@ -76,6 +79,7 @@ def test_the_counted_parameters_are_those_of_the_ranks(case: str) -> None:
         assert counted == sizes
         assert {each.name for each in held if each.expert} == experts
         assert len([each for each in held if each.copy]) == len(copies)
+        assert [list(group.sizes) for _, group in replica_groups(config, held, replicas=layout.replicas)] == groups
 
 
 def test_the_whole_of_a_known_model() -> None:
