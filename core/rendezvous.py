@@ -9,6 +9,7 @@ import torch.distributed as dist
 
 from .errors import PortError
 
+Device = torch.device
 GROUP_TIMEOUT = timedelta(minutes=30)  # a rank may wait for a reader that is slow to take what is printed
 
 

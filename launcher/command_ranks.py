@@ -12,10 +12,10 @@ from ..core.inference_layout import needed_ranks
 from .environment import Environment, FrontEnd, read_environment
 
 if TYPE_CHECKING:
-    import torch
+    from ..core.rendezvous import Device
 
 Result = TypeVar("Result")
-Work = Callable[["torch.device"], Result]
+Work = Callable[["Device"], Result]
 
 
 def on_ranks(layout: LayoutConfig, cluster: LocalRanksConfig, work: Work[Result]) -> Result | None:

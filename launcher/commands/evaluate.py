@@ -14,7 +14,7 @@ from ..environment import without_local_rank
 from ..progress import progress_bar
 
 if TYPE_CHECKING:
-    import torch
+    from ...core.rendezvous import Device
 
 
 def main(overrides: list[str]) -> int:
@@ -50,7 +50,7 @@ def measure(config: EvaluateConfig, path: Path) -> dict[str, Any] | None:
     return {name: value for name, value in result.items() if name != "vocab_size"} | speed_of(path)
 
 
-def measure_here(config: EvaluateConfig, path: Path, device: "torch.device") -> dict[str, Any]:
+def measure_here(config: EvaluateConfig, path: Path, device: "Device") -> dict[str, Any]:
     """The model's figures, on one of the ranks that compute them together."""
     from ...core.evaluation import evaluate
     from ...core.inference import first_rank_first, load_trained

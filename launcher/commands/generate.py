@@ -17,10 +17,9 @@ from ..command_ranks import on_ranks
 from ..environment import without_local_rank
 
 if TYPE_CHECKING:
-    import torch
-
     from ...core.model.transformer import Transformer
     from ...core.relay import Pipeline
+    from ...core.rendezvous import Device
 
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what a character looks like whose last bytes are still to come
 
@@ -46,7 +45,7 @@ def main(overrides: list[str]) -> int:
     return 0
 
 
-def write_here(config: GenerateConfig, path: Path, device: "torch.device") -> dict[str, Any]:
+def write_here(config: GenerateConfig, path: Path, device: "Device") -> dict[str, Any]:
     """The text, on one of the ranks that compute it together; rank 0 prints it."""
     from ...core.inference import load_trained
 
