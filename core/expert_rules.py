@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from ..conf.errors import Problem
 from ..conf.schema import Config, ModelConfig, Precision, RouterBalance
+from ..parallel.topology import divisors
 
 
 def has_experts(config: ModelConfig, layer: int) -> bool:
@@ -29,13 +30,27 @@ def shared_width(config: ModelConfig) -> int:
     return config.num_shared_experts * expert_width(config)
 
 
-def expert_rules(config: Config) -> Iterator[Problem]:
-    """What must fit in a model with experts, and what needs one."""
+def expert_layout_rules(config: Config) -> Iterator[Problem]:
+    """Experts and their width are cut evenly."""
     m, p = config.model, config.parallel
     if not m.num_experts:
         if p.ep > 1:
             yield Problem("parallel.ep", p.ep, "cuts experts over ranks, and model.num_experts=0", "set parallel.ep=1, or give the model "
                           "experts, e.g. model=mixtral_debug")
+        return
+    if m.num_experts % p.ep:
+        yield Problem("parallel.ep", p.ep, f"does not divide model.num_experts={m.num_experts}",
+                      f"try parallel.ep in {divisors(m.num_experts)}")
+    if expert_width(m) % p.tp:
+        key = "expert_ffn_hidden_size" if m.expert_ffn_hidden_size else "ffn_hidden_size"
+        yield Problem("parallel.tp", p.tp, f"does not divide the experts' width model.{key}={expert_width(m)}",
+                      f"try parallel.tp in {divisors(expert_width(m))}")
+
+
+def expert_rules(config: Config) -> Iterator[Problem]:
+    """What must fit in a model with experts."""
+    m = config.model
+    if not m.num_experts:
         return
     if m.experts_per_token > m.num_experts:
         yield Problem("model.experts_per_token", m.experts_per_token, f"is more than model.num_experts={m.num_experts}",
@@ -43,13 +58,6 @@ def expert_rules(config: Config) -> Iterator[Problem]:
     if not expert_layers(m):
         yield Problem("model.dense_layers", m.dense_layers, f"and model.expert_interval={m.expert_interval} leave no block with experts "
                       f"among model.num_layers={m.num_layers}", "set model.dense_layers=0 and model.expert_interval=1")
-    if m.num_experts % p.ep:
-        yield Problem("parallel.ep", p.ep, f"does not divide model.num_experts={m.num_experts}",
-                      f"try parallel.ep in {_divisors(m.num_experts)}")
-    if expert_width(m) % p.tp:
-        key = "expert_ffn_hidden_size" if m.expert_ffn_hidden_size else "ffn_hidden_size"
-        yield Problem("parallel.tp", p.tp, f"does not divide the experts' width model.{key}={expert_width(m)}",
-                      f"try parallel.tp in {_divisors(expert_width(m))}")
     if m.experts_per_token == 1 and m.router_normalize:
         yield Problem("model.router_normalize", True, "with model.experts_per_token=1 makes every gate 1, so the router would learn "
                       "nothing from the loss", "set model.router_normalize=false")
@@ -59,7 +67,3 @@ def expert_rules(config: Config) -> Iterator[Problem]:
     if m.router_balance is RouterBalance.bias and m.router_bias_rate == 0:
         yield Problem("model.router_bias_rate", 0, "never moves the bias that model.router_balance=bias relies on",
                       "set model.router_bias_rate=0.001, or model.router_balance=none")
-
-
-def _divisors(number: int) -> list[int]:
-    return [d for d in range(1, number + 1) if number % d == 0]

@@ -14,6 +14,7 @@ from ..conf.schema import Config, ContextAttention, Offload, OptimizerName, Para
 from ..parallel.stages import SPLIT_BACKWARD, micro_batch_fault, stages_per_rank
 from ..parallel.topology import divisors
 from .batch import nearest_multiples
+from .expert_rules import expert_layout_rules, expert_width
 
 INTERLEAVED = (PipelineSchedule.interleaved_1f1b, PipelineSchedule.interleaved_zero_bubble)
 V_SHAPED = (PipelineSchedule.zbv, PipelineSchedule.dualpipev)
@@ -72,18 +73,15 @@ def tensor_rules(config: Config) -> Iterator[Problem]:
 
 def tensor_sizes(config: Config) -> Iterator[tuple[str, int]]:
     """The sizes that a tensor degree must divide, by key."""
-    m = config.model
-    yield "num_heads", m.num_heads
-    yield "ffn_hidden_size", m.ffn_hidden_size
-    if m.num_experts and m.expert_ffn_hidden_size:
-        yield "expert_ffn_hidden_size", m.expert_ffn_hidden_size
+    yield "num_heads", config.model.num_heads
+    yield "ffn_hidden_size", config.model.ffn_hidden_size
 
 
 def tensor_degrees(config: Config) -> list[int]:
     """The tensor degrees that fit the model."""
-    kv = config.model.num_kv_heads
+    kv, experts = config.model.num_kv_heads, expert_width(config.model) if config.model.num_experts else 0
     return [tp for tp in divisors(config.model.num_heads)
-            if all(size % tp == 0 for _, size in tensor_sizes(config)) and (kv % tp == 0 or tp % kv == 0)]
+            if all(size % tp == 0 for _, size in tensor_sizes(config)) and (kv % tp == 0 or tp % kv == 0) and experts % tp == 0]
 
 
 def context_unit(p: ParallelConfig) -> int:
@@ -159,24 +157,12 @@ def schedule_rules(config: Config, world_size: int) -> Iterator[Problem]:
 
 def expert_rules(config: Config, world_size: int) -> Iterator[Problem]:
     """Experts are cut evenly over the expert axis, which lies inside the data and context axes."""
-    p, m = config.parallel, config.model
+    p = config.parallel
     replicas = data_degree(config, world_size) * p.cp
-    if p.ep > 1 and not m.num_experts:
-        yield Problem("parallel.ep", p.ep, "needs a model with experts, and model.num_experts=0", "set parallel.ep=1, or model.num_experts")
-    elif m.num_experts % p.ep:
-        yield Problem("parallel.ep", p.ep, f"does not divide model.num_experts={m.num_experts}",
-                      f"try parallel.ep in {divisors(m.num_experts)}")
+    yield from expert_layout_rules(config)
     if replicas and replicas % p.ep:
         yield Problem("parallel.ep", p.ep, f"does not divide dp x cp = {replicas}", f"try parallel.ep in {divisors(replicas)}")
-    if not m.num_experts:
-        return
-    if m.experts_per_token > m.num_experts:
-        yield Problem("model.experts_per_token", m.experts_per_token, f"is more than model.num_experts={m.num_experts}",
-                      f"set at most {m.num_experts}")
-    if config.train.precision is Precision.fp16:
-        yield Problem("train.precision", config.train.precision, "does not go with experts: their balance losses know no loss scale",
-                      "set train.precision=bf16")
-    if config.optimizer.name is OptimizerName.muon:
+    if config.model.num_experts and config.optimizer.name is OptimizerName.muon:
         yield Problem("optimizer.name", config.optimizer.name, "does not go with experts: their matrices lie stacked in one",
                       "take optimizer=adamw")
 

@@ -43,6 +43,8 @@ def test_the_recipe_itself_is_fine(base):
     (["parallel.virtual_stages=2"], "parallel.virtual_stages"),
     (["model.num_heads=3", "model.num_kv_heads=3"], "model.num_heads"),
     (["model.num_kv_heads=3"], "model.num_kv_heads"),
+    (["model.num_experts=4", "model.experts_per_token=5"], "model.experts_per_token"),
+    (["model.num_experts=4", "train.precision=fp16"], "train.precision"),
     (["model.hidden_size=60", "model.num_heads=4", "model.positions=rope"], "model.num_heads"),
     (["model.rope_high_frequency_factor=1"], "model.rope_high_frequency_factor"),
     (["parallel.zero=0", "parallel.offload=optimizer"], "parallel.offload"),

@@ -51,9 +51,7 @@ def refused(world_size, *overrides):
     (2, ["parallel.ep=4", *EXPERTS], "parallel.ep"),
     (2, ["parallel.ep=2", "parallel.zero=3", *EXPERTS], "parallel.zero"),
     (2, ["parallel.ep=2", "parallel.offload=optimizer", *EXPERTS], "parallel.offload"),
-    (2, ["train.precision=fp16", *EXPERTS], "train.precision"),
     (2, ["optimizer=muon", "parallel.zero=0", *EXPERTS], "optimizer.name"),
-    (2, ["model.experts_per_token=5", *EXPERTS], "model.experts_per_token"),
 ])
 def test_each_rule(world_size, overrides, key):
     assert key in refused(world_size, *overrides)

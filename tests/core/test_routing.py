@@ -7,7 +7,7 @@ import pytest
 import torch
 from hexareme.conf.compose import compose
 from hexareme.conf.schema import ModelConfig, RouterBalance
-from hexareme.core.expert_rules import expert_layers, expert_rules, has_experts
+from hexareme.core.expert_rules import expert_layers, expert_layout_rules, expert_rules, has_experts
 from hexareme.core.model.block import Block
 from hexareme.core.model.build import build_model
 from hexareme.core.model.cache import KeyValueCache
@@ -46,13 +46,13 @@ def test_blocks_with_experts(layers: int, dense: int, interval: int) -> None:
     ("model.router_balance=bias model.router_bias_rate=0", 1, "model.router_bias_rate", "never moves")])
 def test_what_does_not_fit_is_named(overrides: str, ranks: int, key: str, message: str) -> None:
     config = compose("train", ["experiment=debug", "data.train=none", "model=mixtral_debug", *overrides.split()])
-    [problem] = expert_rules(config)
+    [problem] = [*expert_layout_rules(config), *expert_rules(config)]
     assert problem.key == key and message in problem.message and problem.do
 
 
 def test_what_fits_has_no_problem() -> None:
     config = compose("train", ["experiment=debug", "data.train=none", "model=mixtral_debug", "parallel.ep=4", "parallel.tp=2"])
-    assert not list(expert_rules(config))
+    assert not [*expert_layout_rules(config), *expert_rules(config)]
 
 
 def test_statistics_are_taken_once_and_start_again() -> None:
