@@ -19,7 +19,7 @@ from ..parallel.stages import Stage
 from ..parallel.topology import Topology
 from .checkpoint.checkpointer import Checkpointer
 from .checkpoint.fragment import Fragment
-from .checkpoint.reader import Checkpoint
+from .checkpoint.reader import Checkpoint, LoadReport
 from .errors import CheckpointError
 from .held_parameters import held_parameters
 from .inference_layout import inference_problems
@@ -40,6 +40,7 @@ class Trained:
         model: what `evaluate` drives: the whole model, or this rank's stages of it.
         sizes: of the whole model.
         checkpoint: where the parameters came from.
+        loaded: what this rank read of it.
         context: this rank's place.
         device: where the parameters lie.
     """
@@ -47,6 +48,7 @@ class Trained:
     model: LossModel | Pipeline
     sizes: ModelConfig
     checkpoint: Checkpoint
+    loaded: LoadReport
     context: ParallelContext
     device: torch.device
 
@@ -103,13 +105,13 @@ def load_trained(path: Path, layout: LayoutConfig, *, device: torch.device) -> T
     groups = context.layer_groups(context_attention=layout.context_attention.value)
     stages = [build_model(config, seed=0, groups=groups, device=device, stage=stage)
               for stage in held_stages(config, layout, context.coordinate.pp)]
-    checkpoint.load([fragment for stage in stages for fragment in _fragments(stage)],
-                    names={each.name for each in held_parameters(config, [Stage.whole(config.num_layers)])})
+    loaded = checkpoint.load([fragment for stage in stages for fragment in fragments_of(stage)],
+                             names={each.name for each in held_parameters(config, [Stage.whole(config.num_layers)])})
     model = LossModel(stages[0]) if layout.pp == 1 else Pipeline(stages, placement(layout), context.pipeline)
-    return Trained(model.eval(), config, checkpoint, context, device)
+    return Trained(model.eval(), config, checkpoint, loaded, context, device)
 
 
-def _fragments(model: nn.Module) -> Iterator[Fragment]:
+def fragments_of(model: nn.Module) -> Iterator[Fragment]:
     """Every tensor of a model that a checkpoint holds, to be filled."""
     for each in placed_parameters(model):
         yield Fragment(each.name, "parameter", each.shard, 0, each.parameter.data.view(-1), write=False)
