@@ -63,6 +63,11 @@ class Console:
         for line in lines:
             self.line(line)
 
+    def stage_memory(self, stages: Sequence[int]) -> None:
+        """Show the largest memory, in bytes, that a rank of each place of the pipeline has held; nothing where there is no pipeline."""
+        if len(stages) > 1:
+            self.line("largest memory along the pipeline: " + GAP.join(f"{place}: {short(held)}B" for place, held in enumerate(stages)))
+
     def line(self, message: str) -> None:
         """Print one line that stays, above the live line if there is one."""
         if self._silent:

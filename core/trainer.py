@@ -102,6 +102,8 @@ class Trainer:
             if result.stop_requested and self.progress.step < self.last_step:
                 raise Preempted(f"stopped by a signal after step {self.progress.step}; its checkpoint is saved",
                                 do="start the same command again to go on")
+            if self.watch is not None and self.progress.step == self.last_step:
+                self.watch.console.stage_memory(result.stage_memory_bytes)
         if saved < self.progress.step:
             self.save()
         return "completed" if self.progress.step >= self.config.train.steps else "stop_at"

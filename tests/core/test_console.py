@@ -52,6 +52,15 @@ def test_validation_is_a_line_of_its_own():
     assert "validation at step 5: loss 2.0000  perplexity 7.39" in lines(steps=6, interval=100)
 
 
+def test_the_memory_along_a_pipeline_is_said_where_there_is_one():
+    said = io.StringIO()
+    console = Console(steps=3, interval=1, stream=said)
+    console.stage_memory([5_000_000])
+    assert said.getvalue() == ""
+    console.stage_memory([1_500_000_000, 900_000_000])
+    assert said.getvalue() == "largest memory along the pipeline: 0: 1.5GB  1: 900MB\n"
+
+
 def test_other_ranks_print_nothing():
     assert lines(steps=6, interval=1, rank=1) == []
 

@@ -187,16 +187,19 @@ def test_every_layout_has_the_course_of_a_plain_torch_loop(name, references):
     assert parameters < (1e-5 if config.optimizer.name == "sgd" else 1e-4)  # AdamW divides by gradients that are nearly zero
 
 
-@pytest.mark.parametrize("schedule", ["1f1b", pytest.param("zbv", marks=pytest.mark.nightly)])
-def test_bf16_is_that_of_one_process_and_accumulates_in_fp32(schedule, references):
+@pytest.mark.parametrize(("world_size", "layout", "first"), [
+    (2, "parallel.pp=2", 1e-6), pytest.param(2, "parallel.pp=2 parallel.schedule=zbv", 1e-6, marks=pytest.mark.nightly),
+    # the tensor axis sums parts that were rounded to bf16 apart
+    pytest.param(4, "parallel.tp=2 parallel.pp=2 parallel.schedule=zbv", 1e-3, marks=pytest.mark.nightly)])
+def test_bf16_is_that_of_one_process_and_accumulates_in_fp32(world_size, layout, first, references):
     bf16 = f"train.precision=bf16 {SGD}"
     one, exact = run_layout(1, config_of(bf16)), references(config_of(SGD))
-    found = run_layout(2, config_of(f"parallel.pp=2 parallel.schedule={schedule} {bf16}"))
-    assert found.steps[0] == pytest.approx(one.steps[0], rel=1e-6)
+    found = run_layout(world_size, config_of(f"{layout} {bf16}"))
+    assert found.steps[0] == pytest.approx(one.steps[0], rel=first)
     own = compare(one, exact)
     assert own[0] > 1e-7, "the matrix products ran in fp32"
     # later a sum in another order rounds a weight to another bf16 number now and then: noise of the size that bf16 has by itself
-    assert all(distance < 1.5 * limit for distance, limit in zip(compare(found, exact), own, strict=True))
+    assert all(distance < 3 * limit for distance, limit in zip(compare(found, exact), own, strict=True))
 
 
 def broken(overrides, references, world_size=2):
