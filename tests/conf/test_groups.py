@@ -11,7 +11,8 @@ from hexareme.core.combine import problems
 
 GROUPS = options("train")
 REQUIRED = {"train": ["data.train=corpus"], "prepare": ["input=text", "output=corpus"], "report": ["directory=runs/x"]}
-EVERY = [(command, group, name) for command in COMMANDS for group, names in options(command).items() for name in names]
+EVERY = [(command, group, name) for command, entry in COMMANDS.items() if not entry.like
+         for group, names in options(command).items() for name in names]
 
 
 @pytest.mark.parametrize(("command", "group", "name"), EVERY)
@@ -21,7 +22,7 @@ def test_every_file_composes(command, group, name):
 
 def test_no_file_is_outside_of_a_group():
     grouped = {Path(group, f"{name}.yaml") for _, group, name in EVERY}
-    primary = {Path(f"{command}.yaml") for command in COMMANDS}
+    primary = {Path(f"{entry.like or command}.yaml") for command, entry in COMMANDS.items()}
     assert {path.relative_to(CONF) for path in CONF.rglob("*.yaml")} == grouped | primary
 
 
