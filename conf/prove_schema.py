@@ -25,7 +25,7 @@ class ProveConfig(Config):
     steps: int = number(20, least=1, help="optimizer steps of each layout")
     processes: int = number(8, least=1, most=64, help="most processes of one layout; a larger one is scaled down")
     jobs: int = number(1, least=1, help="layouts that run at once")
-    timeout: float = number(180.0, above=0, help="seconds that one layout may take")
+    timeout: float = number(300.0, above=0, help="seconds that one layout may take")
     first_loss_tolerance: float = number(2e-6, above=0, help="largest relative difference of the first step's loss, fp32")
     tolerance: float = number(1e-5, above=0, help="the same of every loss, gradient norm, gradient and parameter, fp32, norm-wise")
     output: str = text("", help="JSON file for the result; empty: proof.json in the run's folder if it is there, else here")

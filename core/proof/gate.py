@@ -14,22 +14,23 @@ Compose = Callable[[list[str]], Config]  # overrides of `hexareme train` -> conf
 # Weights are drawn wide, so that attention and experts choose sharply and a wrong layout shows at once.
 COMMON = (
     "experiment=debug data.train=made data.validation=none schedule=constant schedule.warmup_steps=0 train.gradient_clipping=0.5 "
-    "optimizer=sgd optimizer.learning_rate=0.05 optimizer.momentum=0 model.hidden_size=32 model.ffn_hidden_size=64 model.num_layers=4 "
+    "optimizer=sgd optimizer.learning_rate=0.05 optimizer.momentum=0 model.hidden_size=32 model.ffn_hidden_size=64 model.num_layers=2 "
     "model.num_heads=4 model.sequence_length=32 model.vocab_size=128 model.dropout=0.1 model.initializer_std=0.1 "
-    "batch.global_size=8 batch.micro_size=1"
+    "batch.global_size=8 batch.micro_size=2"
 )
 LLAMA = ("model.positions=rope model.normalization=rmsnorm model.activation=swiglu model.bias=false model.tie_embeddings=false "
          "model.num_kv_heads=2")
 FAMILIES = {
     "gpt2": "",
     "llama": LLAMA,
-    "mixtral": f"{LLAMA} model.num_layers=2 model.num_experts=4 model.expert_ffn_hidden_size=32 model.router_z_coefficient=0.001",
+    "mixtral": f"{LLAMA} model.num_experts=4 model.expert_ffn_hidden_size=32 model.router_z_coefficient=0.001",
 }
 ADAMW = "optimizer=adamw optimizer.learning_rate=0.001"
 BF16 = "train.precision=bf16"
 FULL, SELECTIVE = "train.recompute=full", "train.recompute=selective"
 PLAIN = "sequence_parallel=false"
-EIGHT_LAYERS = "model.num_layers=8"
+# Stages take a block each, and schedules many micro-batches.
+FOUR, SEVEN, EIGHT = (f"batch.micro_size=1 model.num_layers={count}" for count in (4, 7, 8))
 GROUPS = ("optimizer", "schedule", "experiment", "model")
 
 
@@ -74,7 +75,7 @@ GATE = (
     Entry("llama", 2, "zero=3 offload=optimizer_and_parameters", quick=True),
     Entry("gpt2", 2, f"zero=2 {BF16} {ADAMW}", quick=True),
     Entry("gpt2", 4, "zero=2"),
-    Entry("gpt2", 8, "zero=3"),
+    Entry("gpt2", 8, "zero=3 batch.micro_size=1"),
     # the tensor axis, with and without sequence parallelism
     Entry("gpt2", 2, "tp=2 zero=0", quick=True),
     Entry("gpt2", 2, f"tp=2 zero=1 {PLAIN}", quick=True),
@@ -92,24 +93,24 @@ GATE = (
     Entry("llama", 4, f"tp=2 zero=3 {ADAMW}"),
     Entry("gpt2", 4, f"tp=2 zero=1 offload=optimizer {PLAIN}"),
     # the pipeline axis: every schedule, uneven and virtual stages
-    Entry("gpt2", 2, "pp=2 schedule=gpipe"),
-    Entry("gpt2", 2, "pp=2 schedule=1f1b", quick=True),
-    Entry("gpt2", 2, "pp=2 schedule=interleaved_1f1b virtual_stages=2"),
-    Entry("gpt2", 2, "pp=2 schedule=interleaved_zero_bubble virtual_stages=2", quick=True),
-    Entry("gpt2", 2, "pp=2 schedule=zbv", quick=True),
-    Entry("gpt2", 2, "pp=2 schedule=dualpipev"),
-    Entry("llama", 2, f"pp=2 schedule=1f1b {FULL} {ADAMW}"),
-    Entry("llama", 2, f"pp=2 schedule=interleaved_1f1b virtual_stages=2 {SELECTIVE}"),
-    Entry("llama", 2, f"pp=2 schedule=zbv {BF16} {ADAMW}"),
-    Entry("gpt2", 4, "pp=4 schedule=1f1b model.num_layers=7", quick=True),
-    Entry("gpt2", 4, "pp=4 schedule=gpipe stage_layers=[1,3,2,1] model.num_layers=7"),
-    Entry("llama", 4, f"pp=4 schedule=interleaved_1f1b virtual_stages=2 {EIGHT_LAYERS}"),
-    Entry("llama", 4, f"pp=4 schedule=interleaved_zero_bubble virtual_stages=2 {EIGHT_LAYERS}"),
-    Entry("gpt2", 4, f"pp=4 schedule=zbv {EIGHT_LAYERS}"),
-    Entry("gpt2", 4, f"pp=4 schedule=dualpipev {EIGHT_LAYERS}"),
-    Entry("gpt2", 4, "pp=2 schedule=1f1b", quick=True),
-    Entry("llama", 4, f"pp=2 tp=2 schedule=1f1b {ADAMW}"),
-    Entry("gpt2", 4, "pp=2 tp=2 schedule=interleaved_zero_bubble virtual_stages=2"),
+    Entry("gpt2", 2, f"pp=2 schedule=gpipe {FOUR}"),
+    Entry("gpt2", 2, f"pp=2 schedule=1f1b {FOUR}", quick=True),
+    Entry("gpt2", 2, f"pp=2 schedule=interleaved_1f1b virtual_stages=2 {FOUR}"),
+    Entry("gpt2", 2, f"pp=2 schedule=interleaved_zero_bubble virtual_stages=2 {FOUR}", quick=True),
+    Entry("gpt2", 2, f"pp=2 schedule=zbv {FOUR}", quick=True),
+    Entry("gpt2", 2, f"pp=2 schedule=dualpipev {FOUR}"),
+    Entry("llama", 2, f"pp=2 schedule=1f1b {FULL} {ADAMW} {FOUR}"),
+    Entry("llama", 2, f"pp=2 schedule=interleaved_1f1b virtual_stages=2 {SELECTIVE} {FOUR}"),
+    Entry("llama", 2, f"pp=2 schedule=zbv {BF16} {ADAMW} {FOUR}"),
+    Entry("gpt2", 4, f"pp=4 schedule=1f1b {SEVEN}", quick=True),
+    Entry("gpt2", 4, f"pp=4 schedule=gpipe stage_layers=[1,3,2,1] {SEVEN}"),
+    Entry("llama", 4, f"pp=4 schedule=interleaved_1f1b virtual_stages=2 {EIGHT}"),
+    Entry("llama", 4, f"pp=4 schedule=interleaved_zero_bubble virtual_stages=2 {EIGHT}"),
+    Entry("gpt2", 4, f"pp=4 schedule=zbv {EIGHT}"),
+    Entry("gpt2", 4, f"pp=4 schedule=dualpipev {EIGHT}"),
+    Entry("gpt2", 4, f"pp=2 schedule=1f1b {FOUR}", quick=True),
+    Entry("llama", 4, f"pp=2 tp=2 schedule=1f1b {ADAMW} {FOUR}"),
+    Entry("gpt2", 4, f"pp=2 tp=2 schedule=interleaved_zero_bubble virtual_stages=2 {FOUR}"),
     # the context axis, both kinds
     Entry("gpt2", 2, "cp=2 zero=1", quick=True),
     Entry("gpt2", 2, "cp=2 zero=1 context_attention=ulysses", quick=True),
@@ -132,19 +133,19 @@ GATE = (
     Entry("mixtral", 4, "ep=2 cp=2 zero=1 model.expert_capacity_factor=1.0"),
     # three axes and more
     Entry("mixtral", 4, "ep=2 tp=2 zero=1", quick=True),
-    Entry("gpt2", 8, "tp=2 pp=2 zero=1 schedule=1f1b", quick=True),
-    Entry("gpt2", 8, "tp=2 pp=2 zero=1 schedule=zbv batch.global_size=16"),
-    Entry("llama", 8, f"tp=2 pp=2 zero=1 schedule=interleaved_zero_bubble virtual_stages=2 {ADAMW}"),
-    Entry("llama", 8, "tp=2 pp=2 zero=1 schedule=dualpipev"),
+    Entry("gpt2", 8, f"tp=2 pp=2 zero=1 schedule=1f1b {FOUR}", quick=True),
+    Entry("gpt2", 8, f"tp=2 pp=2 zero=1 schedule=zbv batch.global_size=16 {FOUR}"),
+    Entry("llama", 8, f"tp=2 pp=2 zero=1 schedule=interleaved_zero_bubble virtual_stages=2 {ADAMW} {FOUR}"),
+    Entry("llama", 8, f"tp=2 pp=2 zero=1 schedule=dualpipev {FOUR}"),
     Entry("gpt2", 8, "tp=2 cp=2 zero=3", quick=True),
     Entry("llama", 8, f"tp=2 cp=2 zero=2 context_attention=ulysses {ADAMW}"),
-    Entry("gpt2", 8, "tp=2 pp=2 cp=2 zero=1 schedule=1f1b"),
-    Entry("llama", 8, "pp=2 cp=2 zero=1 schedule=interleaved_1f1b virtual_stages=2 context_attention=ulysses"),
-    Entry("llama", 8, f"tp=2 pp=4 zero=1 schedule=zbv {EIGHT_LAYERS}"),
+    Entry("gpt2", 8, f"tp=2 pp=2 cp=2 zero=1 schedule=1f1b {FOUR}"),
+    Entry("llama", 8, f"pp=2 cp=2 zero=1 schedule=interleaved_1f1b virtual_stages=2 context_attention=ulysses {FOUR}"),
+    Entry("llama", 8, f"tp=2 pp=4 zero=1 schedule=zbv {EIGHT}"),
     Entry("mixtral", 8, "ep=2 tp=2 zero=2"),
-    Entry("mixtral", 8, f"ep=2 tp=2 pp=2 zero=1 schedule=1f1b {ADAMW}"),
+    Entry("mixtral", 8, f"ep=2 tp=2 pp=2 zero=1 schedule=1f1b {ADAMW} {FOUR}"),
     Entry("mixtral", 8, "ep=4 tp=2 cp=2 zero=1"),
-    Entry("mixtral", 8, "ep=2 pp=2 cp=2 zero=1 schedule=zbv model.num_layers=4"),
+    Entry("mixtral", 8, f"ep=2 pp=2 cp=2 zero=1 schedule=zbv {FOUR}"),
     # what must be refused, with the way out
     Entry("llama", 4, "tp=4 model.hidden_size=48 model.num_heads=6", quick=True, expected=Expected.refused),
     Entry("gpt2", 2, "cp=2 model.sequence_length=34", quick=True, expected=Expected.refused),

@@ -9,7 +9,7 @@ import torch
 from hexareme.core import inputs
 from hexareme.core.engine import axes, build, engine, norm, pipeline, routers, schedules
 from hexareme.core.model import balance, experts, transformer
-from hexareme.core.proof.gate import Entry
+from hexareme.core.proof.gate import FOUR, Entry
 from hexareme.parallel import collectives, cross_entropy, dispatch, embedding, heads, linear, ring_attention, ulysses
 from torch import Tensor
 
@@ -119,8 +119,8 @@ TP = Entry("gpt2", 2, "tp=2 zero=1 sequence_parallel=false")
 SP = Entry("gpt2", 2, "tp=2 zero=1")
 REPEATED_HEADS = Entry("llama", 4, "tp=4 zero=1")
 DP = Entry("gpt2", 2, "zero=1")
-PP = Entry("gpt2", 2, "pp=2 schedule=1f1b")
-TIED_V = Entry("gpt2", 2, "pp=2 schedule=zbv")
+PP = Entry("gpt2", 2, f"pp=2 schedule=1f1b {FOUR}")
+TIED_V = Entry("gpt2", 2, f"pp=2 schedule=zbv {FOUR}")
 RING = Entry("gpt2", 2, "cp=2 zero=1")
 ULYSSES = Entry("gpt2", 2, "cp=2 zero=1 context_attention=ulysses")
 EP = Entry("mixtral", 2, "ep=2 zero=1")
