@@ -83,7 +83,7 @@ def batch_rules(config: Config, world_size: int) -> Iterator[Problem]:
         near = " or ".join(map(str, nearest_multiples(b.global_size, unit)))
         micro_sizes = divisors(b.global_size // dp) if b.global_size % dp == 0 else []
         yield Problem("batch.global_size", b.global_size, f"is not batch.micro_size={b.micro_size} x accumulation steps x dp={dp} "
-                      f"(dp: what parallel.tp={config.parallel.tp} leaves of {world_size} ranks)",
+                      f"(dp: what tp x pp x cp = {world_size // dp} leaves of {world_size} ranks)",
                       f"try batch.global_size={near}" + (f", or batch.micro_size in {micro_sizes}" if micro_sizes else ""))
 
 
