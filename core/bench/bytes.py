@@ -38,8 +38,8 @@ def zero_1_bound(running: Running, measured: Mapping[tuple[str, str], Traffic]) 
         return []
     width = reduce_bytes(running.config) + 4
     most = sum(width * padded(group) * (group.n - 1) / group.n for group in running.replicas())
-    sent = sum(traffic.sent for (label, kind), traffic in measured.items()
-               if "data" in label and kind in ("reduce", "all_reduce", "reduce_scatter", "all_gather") and "tensor" not in label)
+    kinds = {(axis, kind) for axis, kind in theory(running) if axis in ("data", "expert_data")}
+    sent = sum(traffic.sent for (label, kind), traffic in measured.items() if any((axis, kind) in kinds for axis in label.split("=")))
     return [Row("ZeRO-1", "at most 2 P (n-1) / n", sent, most, bound=True)] if most else []
 
 
