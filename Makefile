@@ -13,7 +13,7 @@ export OMP_NUM_THREADS ?= 1
 export TORCH_EXTENSIONS_DIR ?= $(CURDIR)/$(VENV)/torch_extensions
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-nightly check bench clean
+.PHONY: help setup train test test-nightly check docs bench clean
 
 help:           ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -51,8 +51,11 @@ check: setup    ## style, types
 	$(BIN)/ruff check .
 	$(BIN)/mypy conf data parallel core launcher
 
+docs: setup     ## what the README takes from the code: the table of valid combinations
+	$(BIN)/python docs/update.py
+
 bench: setup    ## what the performance table of the README claims
-	$(BIN)/hexareme bench suite=overhead
+	@for suite in overhead bytes memory bubble; do $(BIN)/hexareme bench suite=$$suite || exit 1; done
 
 clean:          ## remove what `make train` made; not .venv
 	rm -rf runs/quickstart $(CORPUS)

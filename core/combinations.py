@@ -5,6 +5,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 
 from ..conf.schema import Config, ContextAttention, Offload, OptimizerName, PipelineSchedule, Precision, Recompute
+from ..parallel.stages import SPLIT_BACKWARD
 from .combine import problems
 
 RANKS = 16
@@ -12,7 +13,7 @@ RANKS = 16
 
 @dataclass(frozen=True)
 class Feature:
-    """A row of the table.
+    """A row of the table, and a column.
 
     Args:
         name: in it.
@@ -34,15 +35,17 @@ def _sets(name: str, axis: str, values: dict[str, object]) -> Feature:
     return Feature(name, axis, enable)
 
 
-def _pipeline(schedule: PipelineSchedule) -> Feature:
-    return _sets(f"pipeline, {schedule.value}", "pp", {"parallel.pp": 2, "parallel.schedule": schedule,
-                                                       "parallel.virtual_stages": 2 if schedule.value.startswith("interleaved") else 1})
+def pipeline(schedule: PipelineSchedule, name: str = "") -> Feature:
+    """A pipeline under one schedule."""
+    virtual_stages = 2 if schedule.value.startswith("interleaved") else 1
+    return _sets(name or schedule.value, "pp", {"parallel.pp": 2, "parallel.schedule": schedule, "parallel.virtual_stages": virtual_stages})
 
 
+WHOLE, SPLIT = ([schedule for schedule in PipelineSchedule if (schedule.value in SPLIT_BACKWARD) is split] for split in (False, True))
 FEATURES = (
     _sets("tensor", "tp", {"parallel.tp": 2, "parallel.sequence_parallel": False}),
     _sets("tensor and sequence", "tp", {"parallel.tp": 2}),
-    *(_pipeline(schedule) for schedule in PipelineSchedule),
+    *(pipeline(alike[0], "pipeline: " + ", ".join(alike)) for alike in (WHOLE, SPLIT)),
     _sets("context, ring", "cp", {"parallel.cp": 2}),
     _sets("context, ulysses", "cp", {"parallel.cp": 2, "parallel.context_attention": ContextAttention.ulysses}),
     _sets("experts", "ep", {"parallel.ep": 2, "model.num_experts": 4}),
@@ -77,7 +80,7 @@ def refusal(base: Config, *features: Feature) -> str | None:
     for feature in features:
         feature.enable(config)
     found = problems(config, world_size=RANKS)
-    return f"`{found[0].key}={found[0].value}` {found[0].message}" if found else None
+    return f"`{found[0].key}` {found[0].message}" if found else None
 
 
 def _cell(base: Config, feature: Feature, other: Feature, notes: list[str]) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from hexareme.conf.compose import compose
-from hexareme.core.combinations import FEATURES, combinations_table, refusal
+from hexareme.core.combinations import FEATURES, SPLIT, WHOLE, combinations_table, pipeline, refusal
 from hexareme.core.layouts import layout_problems, nearest_layout
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -92,8 +92,16 @@ def test_the_nearest_layout_is_valid_whatever_was_asked_for(base, features, worl
 
 
 def test_the_table_in_the_documentation_is_what_the_rules_say():
-    page = (ROOT / "docs" / "layouts.md").read_text()
-    assert combinations_table(compose("train", [*BASE])) in page, "run `python -m hexareme.core.combinations` and paste its table"
+    assert combinations_table(BASES[0]) in (ROOT / "README.md").read_text(), "run `make docs`"
+
+
+@pytest.mark.parametrize("alike", [WHOLE, SPLIT], ids=lambda schedules: schedules[0].value)
+def test_schedules_that_share_a_row_are_alike(alike):
+    def row(schedule):
+        reasons = (refusal(BASES[0], pipeline(schedule), other) for other in FEATURES if other.axis != "pp")
+        return [reason and reason.replace(schedule.value, "") for reason in reasons]
+
+    assert all(row(schedule) == row(alike[0]) for schedule in alike)
 
 
 def test_the_table_would_show_a_rule():
