@@ -5,6 +5,7 @@ parent, whatever ends that. If ranks fail, the error shows the traceback of the 
 that they lost their peer. What the ranks return comes through a pipe from children that this process forked itself.
 """
 
+import faulthandler
 import os
 import pickle
 import signal
@@ -173,6 +174,7 @@ class ForkedRanks:
         """The life of one child."""
         try:
             die_with_parent(parent)
+            faulthandler.enable(open(2, "w", closefd=False))  # noqa: SIM115  (a crash in C++ tells where)
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal: the parent ends the case
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             self._turn_output_aside()

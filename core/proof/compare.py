@@ -1,7 +1,7 @@
 """Whether a layout agrees with the reference, by how much it differs, and where the first difference arose. Pure."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -46,11 +46,13 @@ class Verdict:
         differences: by quantity.
         fault: what is wrong beyond differences: copies that are not equal, elements that nobody holds, a crash; empty: nothing.
         where: the first disagreement, in the order of time; empty where there is none.
+        report: of a crash: tracebacks, and what the ranks printed.
     """
 
     differences: Mapping[str, Difference] = field(default_factory=dict)
     fault: str = ""
     where: str = ""
+    report: str = ""
 
     @property
     def agrees(self) -> bool:
@@ -74,7 +76,7 @@ def judge(ranks: Sequence[Trace], reference: Trace, tolerances: Tolerances, *, s
         skipped: rows that are not compared after the last step: their gradient is identically zero (`zero_gradients`).
         exact: the layout runs in the precision of the reference, so that its routers must prefer the same experts.
     """
-    differences, faults = measure(ranks, reference, skipped=skipped)
+    differences, faults = measure(ranks, reference, skipped=skipped, together=not exact)
     beyond = [d for d in differences.values() if not d.value <= tolerances[d.quantity]]
     if beyond:
         differences |= {d.quantity: _first_beyond(d, ranks[0], reference, tolerances) for d in beyond}
@@ -88,15 +90,21 @@ def judge(ranks: Sequence[Trace], reference: Trace, tolerances: Tolerances, *, s
     return Verdict(differences, faults[0] if faults else "", first.where() if first else "")
 
 
-def measure(ranks: Sequence[Trace], reference: Trace, *, skipped: Mapping[str, slice]) -> tuple[dict[str, Difference], list[str]]:
-    """The largest difference of each quantity, and what is wrong beyond differences. Arguments as `judge`."""
+def measure(ranks: Sequence[Trace], reference: Trace, *, skipped: Mapping[str, slice],
+            together: bool = False) -> tuple[dict[str, Difference], list[str]]:
+    """The largest difference of each quantity, and what is wrong beyond differences. Arguments as `judge`.
+
+    Args:
+        together: the parameters are compared as one vector, not tensor by tensor: in a low precision, an optimizer that divides by the
+            size of a gradient makes steps out of the noise in a small one.
+    """
     steps = len(reference.losses)
     losses, norms = _relative(ranks[0].losses, reference.losses), _relative(ranks[0].norms, reference.norms)
     gradients, parameters = assemble([r.gradients for r in ranks]), assemble([r.parameters for r in ranks])
     found = [Difference(FIRST_LOSS, losses[0], 1),
              _largest_tensor(GRADIENT, gradients, assemble([reference.gradients]), {}, step=1),
              Difference(NORM, max(norms), 1 + norms.index(max(norms))), Difference(LOSS, max(losses), 1 + losses.index(max(losses))),
-             _largest_tensor(PARAMETER, parameters, assemble([reference.parameters]), skipped, step=steps)]
+             (_all_tensors if together else _largest_tensor)(PARAMETER, parameters, assemble([reference.parameters]), skipped, step=steps)]
     faults = [f"{kind} of {name} on rank {whole.fault_rank}: {whole.fault}"
               for kind, wholes in ((GRADIENT, gradients), (PARAMETER, parameters)) for name, whole in wholes.items() if whole.fault]
     return {difference.quantity: difference for difference in found}, faults
@@ -114,7 +122,7 @@ def widened(tolerances: Tolerances, low: Sequence[Trace], exact: Trace, *, skipp
         exact: one process in fp32.
         skipped: as `judge`.
     """
-    runs = [measure([trace], exact, skipped=skipped)[0] for trace in low]
+    runs = [measure([trace], exact, skipped=skipped, together=True)[0] for trace in low]
     distance = {quantity: max(run[quantity].value for run in runs) for quantity in tolerances}
     distance[NORM] = max(distance[NORM], distance[GRADIENT])
     return {quantity: max(tolerance, LOW_PRECISION_SLACK * distance[quantity]) for quantity, tolerance in tolerances.items()}
@@ -144,14 +152,41 @@ def _same(a: Sequence[float], b: Sequence[float]) -> bool:
 def _largest_tensor(quantity: str, ours: Mapping[str, Whole], theirs: Mapping[str, Whole], skipped: Mapping[str, slice], *,
                     step: int) -> Difference:
     """The tensor that differs most; a tensor that one side lacks differs infinitely."""
-    found = [Difference(quantity, math.inf, step, name) for name in ours.keys() ^ theirs.keys()]
+    found = [Difference(quantity, _ratio(gap.size, gap.scale), step, gap.name, gap.rank) for gap in _gaps(ours, theirs, skipped)]
+    return max(found, key=lambda d: (d.value, d.parameter), default=Difference(quantity, math.inf, step))
+
+
+def _all_tensors(quantity: str, ours: Mapping[str, Whole], theirs: Mapping[str, Whole], skipped: Mapping[str, slice], *,
+                 step: int) -> Difference:
+    """All tensors as one vector, and the one that adds most to the difference."""
+    gaps = list(_gaps(ours, theirs, skipped))
+    most = max(gaps, key=lambda gap: (gap.size, gap.name), default=None)
+    if most is None:
+        return Difference(quantity, math.inf, step)
+    value = _ratio(math.hypot(*(gap.size for gap in gaps)), math.hypot(*(gap.scale for gap in gaps)))
+    return Difference(quantity, value, step, most.name, most.rank)
+
+
+@dataclass(frozen=True)
+class _Gap:
+    name: str
+    size: float  # ||a - b||
+    scale: float  # ||b||
+    rank: int  # that held the element which differs most
+
+
+def _gaps(ours: Mapping[str, Whole], theirs: Mapping[str, Whole], skipped: Mapping[str, slice]) -> Iterator[_Gap]:
+    for name in ours.keys() ^ theirs.keys():
+        yield _Gap(name, math.inf, 1.0, 0)
     for name in ours.keys() & theirs.keys():
         gap = (ours[name].values - theirs[name].values).astype(np.float64)
         base = theirs[name].values.astype(np.float64)
         if name in skipped:
             gap[skipped[name]] = 0.0
         rank = int(ours[name].owner[int(np.argmax(np.where(np.isnan(gap), np.inf, np.abs(gap))))])
-        size, scale = float(np.sqrt(gap @ gap)), float(np.sqrt(base @ base))
-        value = 0.0 if size == 0.0 else size / scale if scale and math.isfinite(size) else math.inf
-        found.append(Difference(quantity, value, step, name, max(0, rank)))
-    return max(found, key=lambda d: (d.value, d.parameter), default=Difference(quantity, math.inf, step))
+        yield _Gap(name, float(np.sqrt(gap @ gap)), float(np.sqrt(base @ base)), max(0, rank))
+
+
+def _ratio(size: float, scale: float) -> float:
+    """size / scale; 0 / 0 agrees, and what is not finite or has nothing to compare with does not."""
+    return 0.0 if size == 0.0 else size / scale if scale and math.isfinite(size) else math.inf

@@ -77,7 +77,7 @@ def prove(cases: Sequence[Case], limits: Limits, *, started: Callable[[str], Non
         if is_low(case.config):
             low = [references[reference_key(case.config) + cut] for cut in CUTS]
             tolerances = widened(tolerances, low, exact, skipped=skipped)
-        verdict = Verdict(fault=found.cause) if isinstance(found, RankError) else judge(
+        verdict = Verdict(fault=found.cause, report=str(found)) if isinstance(found, RankError) else judge(
             found, exact, tolerances, skipped=skipped, exact=not is_low(case.config))
         yield Row(case, verdict, tolerances, seconds)
 

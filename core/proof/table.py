@@ -77,7 +77,8 @@ def _entry(row: Row) -> dict[str, Any]:
                           "rank": d.rank if d.parameter else None, "tolerance": row.tolerances.get(name)}
                    for name, d in row.verdict.differences.items()}
     return entry | {"agrees": row.verdict.agrees, "largest_difference": _number(row.verdict.largest),
-                    "where": None if row.verdict.agrees else _reason(row), "differences": differences, "seconds": round(row.seconds, 2),
+                    "where": None if row.verdict.agrees else _reason(row), "report": row.verdict.report or None,
+                    "differences": differences, "seconds": round(row.seconds, 2),
                     "not_compared": [_rows(name, rows) for name, rows in zero_gradients(row.case.config).items()]}
 
 
