@@ -138,12 +138,14 @@ def grouped_product(x_QI: Tensor, weight_eIO: Tensor, bias_eO: Tensor | None, ro
         rows: of each expert.
     """
     weight_eIO = weight_eIO.to(x_QI.dtype)
-    bias_eO = None if bias_eO is None else bias_eO.to(x_QI.dtype)
     if x_QI.is_cuda and fits_grouped_kernel(x_QI, weight_eIO):
-        return grouped_kernel(x_QI, weight_eIO, bias_eO, rows)
-    biases: Sequence[Tensor | None] = [None] * len(rows) if bias_eO is None else bias_eO.unbind(0)
-    return torch.cat([F.linear(x_nI, weight_IO.T, bias_O)
-                      for x_nI, weight_IO, bias_O in zip(x_QI.split(list(rows)), weight_eIO.unbind(0), biases, strict=True)])
+        y_QO = grouped_kernel(x_QI, weight_eIO, rows)
+    else:
+        y_QO = torch.cat([x_nI @ weight_IO for x_nI, weight_IO in zip(x_QI.split(list(rows)), weight_eIO.unbind(0), strict=True)])
+    if bias_eO is None:
+        return y_QO
+    rows_e = torch.tensor(rows, device=x_QI.device)
+    return y_QO + bias_eO.to(x_QI.dtype).repeat_interleave(rows_e, dim=0, output_size=x_QI.shape[0])
 
 
 def fits_grouped_kernel(x_QI: Tensor, weight_eIO: Tensor) -> bool:
@@ -152,8 +154,7 @@ def fits_grouped_kernel(x_QI: Tensor, weight_eIO: Tensor) -> bool:
     return x_QI.dtype == torch.bfloat16 and aligned and hasattr(F, "grouped_mm")
 
 
-def grouped_kernel(x_QI: Tensor, weight_eIO: Tensor, bias_eO: Tensor | None, rows: Sequence[int]) -> Tensor:
-    """`grouped_product` as one kernel for all experts."""
-    rows_e = torch.tensor(rows, device=x_QI.device)
-    y_QO = F.grouped_mm(x_QI, weight_eIO, offs=rows_e.cumsum(0).to(torch.int32))
-    return y_QO if bias_eO is None else y_QO + bias_eO.repeat_interleave(rows_e, dim=0, output_size=x_QI.shape[0])
+def grouped_kernel(x_QI: Tensor, weight_eIO: Tensor, rows: Sequence[int]) -> Tensor:
+    """Each expert's rows times its matrix, as one kernel for all experts."""
+    ends_e = torch.tensor(rows, device=x_QI.device).cumsum(0)
+    return F.grouped_mm(x_QI, weight_eIO, offs=ends_e.to(torch.int32))

@@ -95,10 +95,13 @@ def column_linear(x: Tensor, weight_oI: Tensor, bias_o: Tensor | None, group: di
     """
     dtype = _product_dtype(x)
     x = x.to(dtype)  # autocast would cast it anyway: before the collective it halves the bytes of both passes
-    if not overlap:
-        return F.linear(enter_tensor_region(x, group, sequence_parallel=sequence_parallel), weight_oI, bias_o)
-    bias_o = None if bias_o is None else bias_o.to(dtype)
-    return overlapped_linear(x, weight_oI.to(dtype), bias_o, group, sequence_parallel=sequence_parallel)
+    if overlap:
+        y_BSo = overlapped_linear(x, weight_oI.to(dtype), group, sequence_parallel=sequence_parallel)
+    else:
+        y_BSo = F.linear(enter_tensor_region(x, group, sequence_parallel=sequence_parallel), weight_oI)
+    # Never inside of F.linear: for ZeRO-3 DeepSpeed replaces that by one that adds the bias in place, into the very result that
+    # selective recomputation keeps, and so adds it twice.
+    return y_BSo if bias_o is None else y_BSo + bias_o.to(y_BSo.dtype)
 
 
 def _product_dtype(x: Tensor) -> torch.dtype:
