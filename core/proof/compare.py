@@ -113,8 +113,8 @@ def measure(ranks: Sequence[Trace], reference: Trace, *, skipped: Mapping[str, s
 def widened(tolerances: Tolerances, low: Sequence[Trace], exact: Trace, *, skipped: Mapping[str, slice]) -> dict[str, float]:
     """Tolerances for a low precision: how far one process in that precision is from one process in fp32.
 
-    A norm may be off by as much as the gradient that it is of. Roundings that fall otherwise are another draw of the same noise, and the
-    largest of many draws varies: hence LOW_PRECISION_SLACK.
+    A norm may be off by as much as the gradient that it is of, the first loss by as much as any. Roundings that fall otherwise are another
+    draw of the same noise, and the largest of many draws varies: hence LOW_PRECISION_SLACK.
 
     Args:
         tolerances: of fp32.
@@ -125,6 +125,7 @@ def widened(tolerances: Tolerances, low: Sequence[Trace], exact: Trace, *, skipp
     runs = [measure([trace], exact, skipped=skipped, together=True)[0] for trace in low]
     distance = {quantity: max(run[quantity].value for run in runs) for quantity in tolerances}
     distance[NORM] = max(distance[NORM], distance[GRADIENT])
+    distance[FIRST_LOSS] = max(distance[FIRST_LOSS], distance[LOSS])
     return {quantity: max(tolerance, LOW_PRECISION_SLACK * distance[quantity]) for quantity, tolerance in tolerances.items()}
 
 

@@ -47,6 +47,11 @@ def shrink(config: Config, *, processes: int, steps: int) -> tuple[Config, int]:
     return small, world
 
 
+def least_processes(p: ParallelConfig) -> int:
+    """The fewest ranks on which the degrees can be laid out: dp x cp must be a multiple of ep."""
+    return p.tp * p.pp * p.cp * (p.ep // gcd(p.ep, p.cp))
+
+
 def _fit(p: ParallelConfig, processes: int) -> int:
     """Lowers degrees until the layout fits, the largest first, and returns the data-parallel degree: 2 where there is room."""
     while True:

@@ -14,7 +14,7 @@ from ...conf.schema import Config, OptimizerName, Precision
 from ...core.combine import problems
 from ...core.proof.gate import gate_cases
 from ...core.proof.layouts import Case, smaller_layouts
-from ...core.proof.shrink import shrink, training_config
+from ...core.proof.shrink import least_processes, shrink, training_config
 
 if TYPE_CHECKING:
     from ...core.proof.runner import Limits, Row
@@ -55,8 +55,7 @@ def scaled_down(config: ProveConfig) -> tuple[Config, list[Case]]:
         ConfigError: the config could not run, or cannot be proven.
     """
     whole = training_config(config)
-    degrees = whole.parallel.tp * whole.parallel.pp * whole.parallel.cp
-    world_size = max(config.cluster.nodes * config.cluster.ranks_per_node, degrees)
+    world_size = max(config.cluster.nodes * config.cluster.ranks_per_node, least_processes(whole.parallel))
     wrong = [*problems(whole, world_size=world_size), *unproven(whole)]
     if wrong:
         raise ConfigError(wrong)

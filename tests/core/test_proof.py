@@ -221,7 +221,7 @@ def test_low_precision_may_be_as_far_off_as_one_process():
     exact = traces([(WHOLE, 0, REFERENCE)])[0]
     low = traces([(WHOLE, 0, REFERENCE * 1.01)], losses=(2.02, 1.0))
     found = widened(TOLERANCES, low, exact, skipped={})
-    assert found[FIRST_LOSS] == pytest.approx(0.015) and found[GRADIENT] == pytest.approx(0.015, rel=1e-3) == found[NORM]
+    assert found[FIRST_LOSS] == pytest.approx(0.015) == found[LOSS] and found[GRADIENT] == pytest.approx(0.015, rel=1e-3) == found[NORM]
 
 
 def test_a_refused_layout_is_a_line_of_its_own():
