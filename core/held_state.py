@@ -24,6 +24,8 @@ def held_state(config: Config, held: Sequence[HeldParameter], *, replicas: int, 
     parameter_bytes = 2 if config.train.precision is Precision.fp16 else 4  # bf16 is autocast over fp32 parameters
     parts = [state_bytes(zero, [group], switches, moments=moments_of(config, hidden), parameter_bytes=parameter_bytes)
              for hidden, group in replica_groups(config, held, replicas=replicas)]
+    copied = parameter_bytes * sum(each.size for each in held if each.copy)  # a tied head's copy has a gradient, and no optimizer
+    parts.append(StateBytes(copied, copied, 0, 0))
     return StateBytes(*(sum(values) for values in zip(*map(astuple, parts), strict=True)))
 
 
@@ -31,7 +33,7 @@ def replica_groups(config: Config, held: Sequence[HeldParameter], *, replicas: i
     """The groups of the optimizer, as core/engine/optimizer.py makes them; with each, whether muon takes it."""
     ep, muon = config.parallel.ep, config.optimizer.name is OptimizerName.muon
     members: dict[tuple[bool, bool, bool], list[int]] = {}
-    for each in held:
+    for each in (each for each in held if not each.copy):
         hidden = muon and each.matrix and each.name.startswith("blocks.")
         members.setdefault((each.expert and ep > 1, not hidden, not each.matrix), []).append(each.size)
     return [(not by_adam, Replicas("expert_data" if apart else "data", replicas // (ep if apart else 1), 0, tuple(sizes)))

@@ -73,7 +73,7 @@ def layer_traffic(config: Config, *, micro_batches: int, pipeline_rank: int = 0)
     sizes, stages, found = Sizes(config), held_stages(config.model, config.parallel, pipeline_rank), Sent()
     for axis, kind, sent in (part for stage in stages for part in _micro_batch(sizes, stage, pipeline_rank)):
         add(found, axis, kind, micro_batches * sent)
-    return merged([found, _tied(sizes, stages)])
+    return merged([found, _tied(sizes, pipeline_rank)])
 
 
 def _micro_batch(sizes: Sizes, stage: Stage, pipeline_rank: int) -> Iterator[Part]:
@@ -197,11 +197,11 @@ def _messages(sizes: Sizes, stage: Stage, pipeline_rank: int) -> Iterator[Part]:
             yield "pipeline", "send", float(whole)
 
 
-def _tied(sizes: Sizes, stages: list[Stage]) -> Sent:
-    """A step's sum of the gradients of the embedding and of its copy on the last stage."""
-    found, model, parallel = Sent(), sizes.config.model, sizes.config.parallel
-    if model.tie_embeddings and parallel.pp > 1 and stages[0].first != stages[-1].last:
-        rows = -(-model.vocab_size // parallel.tp)
-        for axis, kind, sent in _over("pipeline_ends", "all_reduce", rows * model.hidden_size * _FP32, 2):
-            add(found, axis, kind, sent)
+def _tied(sizes: Sizes, pipeline_rank: int) -> Sent:
+    """A step's gradient from a tied head's copy on the last rank to the embedding on the first, and the new weight back."""
+    found, model, where = Sent(), sizes.config.model, placement(sizes.config.parallel)
+    first, last = where.owner(0), where.owner(where.num_stages - 1)
+    if model.tie_embeddings and first != last and pipeline_rank in (first, last):
+        rows = -(-model.vocab_size // sizes.config.parallel.tp)
+        add(found, "pipeline_ends", "broadcast" if pipeline_rank == first else "reduce", rows * model.hidden_size * _FP32)
     return found

@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import deepspeed
@@ -25,11 +25,12 @@ from .engine import Engine
 from .experts import announce_experts
 from .norm import mark_for_deepspeed, replace_norm
 from .optimizer import build_optimizer, parameter_groups
-from .pipeline import PipelineEngine, buffers_in, placed_in, share_ends
+from .pipeline import PipelineEngine, buffers_in, placed_in
 from .routers import Routers
 from .schedules import StageRunner
 from .settings import deepspeed_settings
 from .state import EngineState
+from .tied import TiedEnds, share_ends, tied_copy
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ def build_pipeline_engine(stages: Sequence[Transformer], config: Config, *, cont
         micro_batches: of one step on one rank.
     """
     share_ends(stages)
-    placed = placed_in(stages)
+    copy = tied_copy(stages)
+    placed = [each for each in placed_in(stages) if each.parameter is not copy]
     pipeline = Pipeline(stages, placement(config.parallel), context.pipeline, precision=config.train.precision.value)
     engine, schedule = _initialize(pipeline, placed, config, context=context, device=device, accumulation_steps=1)
     groups = pipeline.groups
@@ -88,7 +90,7 @@ def build_pipeline_engine(stages: Sequence[Transformer], config: Config, *, cont
                          hidden_shape=(config.batch.micro_size, tokens, config.model.hidden_size))
     wrapped = PipelineEngine(engine, schedule, context=context, placed=placed, routers=Routers(pipeline, config, context),
                              clipping=config.train.gradient_clipping, runner=runner)
-    return Built(wrapped, _state(engine, placed, buffers_in(stages), context))
+    return Built(wrapped, _state(engine, placed, buffers_in(stages), context, refresh=TiedEnds(stages, context.pipeline_ends).spread))
 
 
 def _initialize(model: nn.Module, placed: list[Placed], config: Config, *, context: ParallelContext, device: torch.device,
@@ -108,8 +110,9 @@ def _initialize(model: nn.Module, placed: list[Placed], config: Config, *, conte
     return engine, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
-def _state(engine: deepspeed.DeepSpeedEngine, placed: list[Placed], buffers: dict[str, Tensor], context: ParallelContext) -> EngineState:
-    return EngineState(engine, placed=placed, buffers=buffers, names=_all_names(placed, context), context=context)
+def _state(engine: deepspeed.DeepSpeedEngine, placed: list[Placed], buffers: dict[str, Tensor], context: ParallelContext,
+           refresh: Callable[[], None] = lambda: None) -> EngineState:
+    return EngineState(engine, placed=placed, buffers=buffers, names=_all_names(placed, context), context=context, refresh=refresh)
 
 
 def _all_names(placed: list[Placed], context: ParallelContext) -> list[str]:

@@ -5,8 +5,7 @@ from contextlib import contextmanager
 
 import deepspeed
 import torch
-import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...parallel.context import ParallelContext
 from ...parallel.partition_module import Placed, placed_buffers, placed_parameters
@@ -16,6 +15,7 @@ from ..relay import Pipeline
 from .engine import Engine
 from .routers import Routers
 from .schedules import StageRunner
+from .tied import TiedEnds
 
 
 class PipelineEngine(Engine):
@@ -39,17 +39,17 @@ class PipelineEngine(Engine):
         super().__init__(engine, schedule, context=context, placed=placed, routers=routers, clipping=clipping, skips_overflow=False)
         self._runner = runner
         self._pipeline = runner.pipeline
-        self._tied = tied_parameters(list(runner.pipeline.stages))
+        self._tied = TiedEnds(list(runner.pipeline.stages), context.pipeline_ends)
 
     def _accumulate(self, micro_batches: Sequence[MicroBatch], scale: float) -> Tensor:
         return self._runner.run(micro_batches, scale)
 
     def _update(self) -> float:
-        for parameter in self._tied:
-            assert parameter.grad is not None
-            dist.all_reduce(parameter.grad, group=self._context.pipeline_ends)
+        self._tied.sum_gradients()
         self.deepspeed.optimizer.reduce_gradients(pipeline_parallel=True)
-        return super()._update()
+        norm = super()._update()
+        self._tied.spread()
+        return norm
 
     @contextmanager
     def evaluating(self) -> Iterator[Pipeline]:
@@ -59,28 +59,6 @@ class PipelineEngine(Engine):
             yield self._pipeline
         finally:
             self._pipeline.train()
-
-
-def tied_parameters(stages: Sequence[Transformer]) -> list[nn.Parameter]:
-    """The parameters of this rank that another rank of the pipeline holds, too: the token embedding and the head's copy of it.
-
-    Where first and last stage lie on one rank they share the parameter (`share_ends`), and there is nothing to exchange.
-    """
-    config = stages[0].config
-    if not config.tie_embeddings or (stages[0].stage.first and stages[-1].stage.last):
-        return []
-    if stages[0].embedding is not None:
-        return [stages[0].embedding.tokens.weight]
-    return [stages[-1].head.weight] if stages[-1].head is not None else []
-
-
-def share_ends(stages: Sequence[Transformer]) -> None:
-    """Let a tied head use the embedding's parameter itself where the first and the last stage lie on one rank."""
-    embedding, head = stages[0].embedding, stages[-1].head
-    if embedding is None or head is None or not stages[0].config.tie_embeddings:
-        return
-    head.weight = embedding.tokens.weight
-    head.aliases, head.copies = {}, set()
 
 
 def placed_in(stages: Sequence[Transformer]) -> list[Placed]:

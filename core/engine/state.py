@@ -1,6 +1,6 @@
 """The training state as fragments: for each ZeRO stage, which elements of which tensor lie where on this rank."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -29,15 +29,17 @@ class EngineState:
         buffers: persistent buffers by full name, alike on every rank that holds them.
         names: of all parameters of the whole model.
         context: the process groups.
+        refresh: brings what is computed from other ranks' parameters in line after a load.
     """
 
     def __init__(self, engine: deepspeed.DeepSpeedEngine, *, placed: Sequence[Placed], buffers: Mapping[str, Tensor], names: list[str],
-                 context: ParallelContext) -> None:
+                 context: ParallelContext, refresh: Callable[[], None] = lambda: None) -> None:
         self._engine = engine
         self.names = names
         self._placed = {id(each.parameter): each for each in placed}
         self._buffers = buffers
         self._context = context
+        self._refresh = refresh
         self._stage = int(engine.zero_optimization_stage())
         self._base = engine.optimizer.optimizer if self._stage else engine.optimizer
 
@@ -115,6 +117,7 @@ class EngineState:
             persistent = optimizer.persistent_parameters
             if persistent:
                 persistent[0].all_gather(persistent)
+        self._refresh()
 
     def counters(self) -> dict[str, int | float]:
         """What is neither a tensor nor a function of the step: updates done (an fp16 overflow skips one), and the loss scaler's state."""

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from hexareme.core import inputs
-from hexareme.core.engine import axes, build, engine, norm, pipeline, routers, schedules
+from hexareme.core.engine import axes, build, engine, norm, routers, schedules, tied
 from hexareme.core.model import balance, experts, transformer
 from hexareme.core.proof.gate import FOUR, Entry
 from hexareme.parallel import collectives, cross_entropy, dispatch, embedding, heads, linear, ring_attention, ulysses
@@ -147,10 +147,11 @@ MUTATIONS = (
              sets(engine.Engine, "_global_sum", staticmethod(lambda value, group: float(value) * group.size()))),
     Mutation("reduction of gradients over the data axis", DP, every_rank_reduces_alone),
     Mutation("one of the equal copies counts in the norm", TP, sets(norm, "counted", lambda placed, context: not placed.copy)),
-    Mutation("the copy mark of a tied head", PP,
+    Mutation("the copy mark of a repeated kv head", REPEATED_HEADS,
              sets(norm, "counted", lambda placed, context: not placed.shard.replicated or context.tensor.rank() == 0)),
     # the pipeline
-    Mutation("sum of the tied gradients", PP, sets(pipeline, "tied_parameters", lambda stages: [])),
+    Mutation("sum of the tied gradients", PP, sets(tied.TiedEnds, "sum_gradients", lambda self: None)),
+    Mutation("the new weight of a tied copy", PP, sets(tied.TiedEnds, "spread", lambda self: None)),
     Mutation("one parameter for both ends of a V", TIED_V, sets(build, "share_ends", lambda stages: None)),
     Mutation("the scale of the loss under a schedule", PP, doubled_scale),
     # the context axis
@@ -166,6 +167,6 @@ MUTATIONS = (
     Mutation("the scale of the auxiliary losses", EP, doubled_auxiliary_scale),
 )
 # Those that issue 3 names, one of each kind: run by `make test`.
-QUICK = ("all-reduce after a row-parallel product", "reduce-scatter of the gradient of the sequence", "the copy mark of a tied head",
+QUICK = ("all-reduce after a row-parallel product", "reduce-scatter of the gradient of the sequence", "the copy mark of a repeated kv head",
          "sum of the tied gradients", "the scale of the loss under a schedule", "zig-zag order of the window",
          "the group of the experts' gradients")
