@@ -37,7 +37,7 @@ def test_each_command_composes_alone(command):
 
 # World sizes as the comments of the recipes say.
 @pytest.mark.parametrize(("name", "world_size"), [("debug", 2), ("quickstart", 2), ("gpt2_124m", 8), ("gpt2_1_5b", 8), ("llama_1b", 8),
-                                                  ("llama_8b", 64), ("llama_70b", 256)])
+                                                  ("llama_8b", 64), ("llama_70b", 256), ("mixtral_8x7b", 128)])
 def test_recipes_can_start_where_they_say(name, world_size):
     config = compose("train", ["data.train=corpus", f"experiment={name}"])
     assert problems(config, world_size=world_size) == []
@@ -46,7 +46,7 @@ def test_recipes_can_start_where_they_say(name, world_size):
 
 
 def test_all_recipes_are_tried():
-    assert len(GROUPS["experiment"]) == 7
+    assert len(GROUPS["experiment"]) == 8
 
 
 def num_parameters(m):
