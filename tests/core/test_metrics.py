@@ -190,4 +190,12 @@ def test_a_line_costs_less_than_50_microseconds(tmp_path):
 def test_rows_are_complete(tmp_path):
     path = tmp_path / "metrics.jsonl"
     write(path, EXAMPLE)
-    assert read_metrics(path) == [asdict(EXAMPLE)]
+    assert read_metrics(path) == [EXAMPLE.fields()]
+    assert EXAMPLE.fields().keys() == asdict(EXAMPLE).keys() - {"stage_memory_bytes", "routing"}  # only where there are any
+
+
+def test_a_pipeline_and_experts_add_to_the_row(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    write(path, replace(EXAMPLE, stage_memory_bytes=(5, 7), routing={"expert_load_max": 1.5, "dropped_fraction": 0.0}))
+    (row,) = read_metrics(path)
+    assert row["stage_memory_bytes"] == [5, 7] and row["expert_load_max"] == 1.5 and row["dropped_fraction"] == 0.0

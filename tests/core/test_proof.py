@@ -23,6 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 TOLERANCES = {FIRST_LOSS: 2e-6, GRADIENT: 1e-5, NORM: 1e-5, LOSS: 1e-5, PARAMETER: 1e-5}
+TENSOR = "parallel.tp=4 parallel.zero=1 parallel.offload=none"
 RECIPES = ("debug", "quickstart", "gpt2_124m", "gpt2_1_5b", "llama_1b", "llama_8b", "llama_70b")
 
 
@@ -32,14 +33,16 @@ def training(*overrides) -> Config:
 
 # what is scaled down
 
-@pytest.mark.parametrize("recipe", RECIPES)
-@pytest.mark.parametrize("layout", ["parallel.tp=1", "parallel.tp=4 parallel.zero=1 parallel.offload=none",
-                                    "parallel.pp=2 parallel.cp=2 parallel.zero=1 parallel.offload=none"])
+LAYOUTS = ("parallel.tp=1", TENSOR, "parallel.pp=2 parallel.cp=2 parallel.zero=1 parallel.offload=none")
+ODD_HEADS = ("gpt2_1_5b", "quickstart")  # 25 and 5 of them: no tensor axis of 4
+
+
+@pytest.mark.parametrize(("recipe", "layout"), [(recipe, layout) for recipe in RECIPES for layout in LAYOUTS
+                                                if not (recipe in ODD_HEADS and layout == TENSOR)])
 def test_a_recipe_scaled_down_runs_and_keeps_its_structure(recipe, layout):
     whole = training_config(training(f"experiment={recipe}", *layout.split(), "batch.global_size=512", "batch.micro_size=4"))
     world = prod((whole.parallel.tp, whole.parallel.pp, whole.parallel.cp))
-    if problems(whole, world_size=world):
-        pytest.skip("no layout of this model")
+    assert not problems(whole, world_size=world)
     small, processes = shrink(whole, processes=8, steps=20)
     assert not problems(small, world_size=processes)
     assert processes <= 8 and small.model.hidden_size <= 128 and small.model.num_layers <= 8 and small.model.sequence_length <= 64
