@@ -36,26 +36,31 @@ def config_of(*overrides):
     return compose("train", [*COMMON, *overrides])
 
 
-def rows_of(step, rows):
+def rows_of(step, rows, total=GLOBAL, length=LENGTH, vocab=VOCAB):
     """Some samples of a step's global batch, the same whoever asks."""
     generator = torch.Generator().manual_seed(step)
-    ids = torch.randint(0, VOCAB, (GLOBAL, LENGTH + 1), generator=generator)
-    share = torch.rand(GLOBAL, 1, generator=generator)  # of each sample's tokens that count
-    mask = (torch.rand(GLOBAL, LENGTH, generator=generator) < share).float()
-    documents = torch.cumsum(torch.rand(GLOBAL, LENGTH, generator=generator) > 0.9, dim=1)
-    inputs = ModelInput(ids[rows, :-1], torch.arange(LENGTH).repeat(len(rows), 1), documents[rows], torch.tensor(rows) + step * GLOBAL,
+    ids = torch.randint(0, vocab, (total, length + 1), generator=generator)
+    share = torch.rand(total, 1, generator=generator)  # of each sample's tokens that count
+    mask = (torch.rand(total, length, generator=generator) < share).float()
+    documents = torch.cumsum(torch.rand(total, length, generator=generator) > 0.9, dim=1)
+    inputs = ModelInput(ids[rows, :-1], torch.arange(length).repeat(len(rows), 1), documents[rows], torch.tensor(rows) + step * total,
                         torch.tensor(step))
     return MicroBatch(inputs, ids[rows, 1:], mask[rows])
 
 
 def plain_loop(rank, config):
     model = build_model(config.model, seed=0, groups=LayerGroups.of_tensor_axis(torch.distributed.group.WORLD), device="cpu")
+    return plain_course(model, config.optimizer, [rows_of(step, list(range(GLOBAL))) for step in range(STEPS)])
+
+
+def plain_course(model, o, batches):
+    """Loss and norm of each step of a loop of torch's own parts; the model ends trained."""
     groups = [{"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": 0.1},
               {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=0.001, betas=(0.9, 0.95))
+    sgd = o.name == "sgd"
+    optimizer = torch.optim.SGD(groups, o.learning_rate) if sgd else torch.optim.AdamW(groups, o.learning_rate, (0.9, 0.95))
     found = []
-    for step in range(STEPS):
-        whole = rows_of(step, list(range(GLOBAL)))
+    for whole in batches:
         losses = F.cross_entropy(model(whole.inputs).flatten(0, 1), whole.targets_BS.flatten(), reduction="none")
         loss = (losses * whole.loss_mask_BS.flatten()).sum() / whole.loss_mask_BS.sum()
         loss.backward()

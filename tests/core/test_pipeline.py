@@ -6,22 +6,22 @@ documents, dropout, and a loss mask that differs from sample to sample.
 
 import os
 from dataclasses import dataclass, replace
+from functools import partial
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from hexareme.conf.compose import compose
 from hexareme.core.batch import BatchPlan
-from hexareme.core.inputs import MicroBatch, cut_to_context
+from hexareme.core.inputs import cut_to_context
 from hexareme.core.model.build import build_model
-from hexareme.core.model.input import ModelInput
 from hexareme.core.run import build
 from hexareme.core.stage_plan import held_stages
 from hexareme.parallel.context import LayerGroups, ParallelContext
 from hexareme.parallel.topology import Topology
 
 from tests import deepspeed_ready  # noqa: F401  (forked ranks share its imports)
+from tests.core import test_parity as parity
 from tests.ranks import run_ranks, run_single
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -50,34 +50,12 @@ class Run:
     parameters: dict
 
 
-def rows_of(step, rows):
-    """Some samples of a step's global batch, the same whoever asks."""
-    generator = torch.Generator().manual_seed(step)
-    ids = torch.randint(0, VOCAB, (GLOBAL, LENGTH + 1), generator=generator)
-    share = torch.rand(GLOBAL, 1, generator=generator)  # of each sample's tokens that count
-    mask = (torch.rand(GLOBAL, LENGTH, generator=generator) < share).float()
-    documents = torch.cumsum(torch.rand(GLOBAL, LENGTH, generator=generator) > 0.9, dim=1)
-    inputs = ModelInput(ids[rows, :-1], torch.arange(LENGTH).repeat(len(rows), 1), documents[rows], torch.tensor(rows) + step * GLOBAL,
-                        torch.tensor(step))
-    return MicroBatch(inputs, ids[rows, 1:], mask[rows])
+rows_of = partial(parity.rows_of, total=GLOBAL, length=LENGTH, vocab=VOCAB)
 
 
 def plain_loop(rank, config):
     model = build_model(config.model, seed=0, groups=LayerGroups.of_tensor_axis(dist.group.WORLD), device="cpu")
-    groups = [{"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": 0.1},
-              {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0}]
-    o = config.optimizer
-    optimizer = torch.optim.SGD(groups, o.learning_rate) if o.name == "sgd" else torch.optim.AdamW(groups, o.learning_rate, (0.9, 0.95))
-    found = []
-    for step in range(STEPS):
-        whole = rows_of(step, list(range(GLOBAL)))
-        losses = F.cross_entropy(model(whole.inputs).flatten(0, 1), whole.targets_BS.flatten(), reduction="none")
-        loss = (losses * whole.loss_mask_BS.flatten()).sum() / whole.loss_mask_BS.sum()
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
-        optimizer.step()
-        optimizer.zero_grad()
-        found.append((loss.item(), norm.item()))
+    found = parity.plain_course(model, config.optimizer, [rows_of(step, list(range(GLOBAL))) for step in range(STEPS)])
     return Run(found, {name: parameter.detach() for name, parameter in model.named_parameters()})
 
 
