@@ -126,6 +126,7 @@ GATE = (
     # the expert axis
     Entry("mixtral", 2, "ep=2 zero=1", quick=True),
     Entry("mixtral", 2, "ep=2 zero=0 model.num_shared_experts=1"),
+    Entry("mixtral", 2, "ep=2 zero=1 model.bias=true optimizer.weight_decay=0.1"),  # biases of experts do not decay
     Entry("mixtral", 2, f"ep=2 zero=2 model.expert_capacity_factor=1.0 {ADAMW}"),
     Entry("mixtral", 2, "tp=2 zero=1 model.router_score=sigmoid model.router_balance=bias"),
     Entry("mixtral", 4, "ep=4 zero=1 batch.micro_size=2"),
