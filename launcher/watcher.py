@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..conf.compose import compose
-from ..conf.errors import ConfigError
+from ..conf.errors import ConfigError, Problem
 from ..conf.schema import Config
 from ..core.combine import problems
 from ..core.corpora import corpus_problems
 from ..core.parent_death import die_with_parent
+from ..data.errors import DataError
 from .environment import Environment, FrontEnd, computes_fp16, read_environment, without_local_rank
 from .outcome import IN_USE_CODE, PEER_CODE, ExitFile, Outcome, complain, last_step
 from .processes import adopt_orphans, end_descendants, started_at
@@ -54,11 +55,17 @@ def validated(overrides: Sequence[str], world_size: int, *, fp16: bool = True) -
 
     Raises:
         ConfigError: with every problem of the config, of its sections together, and of its corpora.
-        DataError: a corpus is missing.
+        DataError: a corpus is missing, and nothing else is wrong.
     """
     config = compose("train", overrides)
     assert isinstance(config, Config)
-    found = problems(config, world_size=world_size, fp16=fp16) + corpus_problems(config)
+    found = problems(config, world_size=world_size, fp16=fp16)
+    try:
+        found += corpus_problems(config)
+    except DataError as error:
+        if not found:
+            raise
+        found.append(Problem("data.train", error.file or "?", f"cannot be used: {error}", error.do))
     if found:
         raise ConfigError(found)
     return config

@@ -60,6 +60,8 @@ def test_all_mistakes_of_a_config_at_once(user, corpus):
     refused(user, 2, "optimizer.learning_rate", "train.steps=-3", "model.num_heads=many", command=[
         "hexareme", "train", f"data.train={corpus}", "optimzer.learning_rate=1", "train.steps=-3", "model.num_heads=many"])
     refused(user, 2, "batch.global_size=7", "model.num_heads=5", command=train(corpus, "batch.global_size=7", "model.num_heads=5"))
+    refused(user, 2, "nearest valid layout", "nowhere cannot be used", command=train("nowhere", "parallel.pp=2", "cluster.ranks_per_node=4",
+                                                                                     "parallel.zero=3"))
     refused(user, 2, "parallel.zero=3", "nearest valid layout of 2 ranks: parallel.pp=2 parallel.zero=1 (dp=1)",
             command=train(corpus, "parallel.pp=2", "parallel.zero=3", "cluster.ranks_per_node=2"))
 
