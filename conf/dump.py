@@ -25,4 +25,16 @@ def plain(value: Any) -> Any:
 
 def dump_yaml(config: Any) -> str:
     """A config as YAML that `compose.load_yaml` reads back equal; keys in the order of the schema."""
-    return yaml.safe_dump(as_dict(config), sort_keys=False, allow_unicode=True, width=140)
+    return yaml.dump(as_dict(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=140)
+
+
+class _Dumper(yaml.SafeDumper):
+    """YAML folds these three like a line break and reads a space back, unless they are escaped."""
+
+    FOLDED = frozenset("\x85\u2028\u2029")
+
+    def represent_str(self, value: str) -> yaml.Node:
+        return self.represent_scalar("tag:yaml.org,2002:str", value, style='"' if self.FOLDED & set(value) else None)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from .fields import items, number, text
+from .health_schema import HealthConfig
 
 
 class Precision(StrEnum):
@@ -278,5 +279,6 @@ class Config:
     schedule: ScheduleConfig
     checkpoint: CheckpointConfig
     evaluation: EvaluationConfig
+    health: HealthConfig
     tracking: TrackingConfig
     cluster: ClusterConfig

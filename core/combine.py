@@ -63,10 +63,6 @@ def run_rules(config: Config) -> Iterator[Problem]:
         yield Problem("run.name", name, "must be one plain folder name", "choose letters, digits, - and _")
     if not config.run.directory.strip():
         yield Problem("run.directory", config.run.directory, "is empty", "leave it out for runs/<run.name>")
-    if config.run.restarts:
-        yield Problem("run.restarts", config.run.restarts, LATER, "set run.restarts=0 and start the same command again after a crash")
-    if config.checkpoint.asynchronous:
-        yield Problem("checkpoint.asynchronous", True, LATER, "set checkpoint.asynchronous=false")
     if config.cluster.kind is ClusterKind.local and config.cluster.nodes > 1:
         yield Problem("cluster.nodes", config.cluster.nodes, "is more than one machine, and cluster=local is this one",
                       "set cluster.nodes=1, or start launcher/train.py by deepspeed, torchrun or srun, which know many hosts")

@@ -4,6 +4,7 @@ from dataclasses import fields
 from math import lcm
 
 from ..conf.errors import Problem
+from ..conf.health_schema import HealthConfig
 from ..conf.schema import (
     BatchConfig,
     CheckpointConfig,
@@ -47,7 +48,8 @@ def _as_training(layout: LayoutConfig, model: ModelConfig, world_size: int) -> C
     config = Config(run=RunConfig(name="inference"), train=TrainConfig(steps=1), batch=BatchConfig(global_size=1, micro_size=1),
                     model=model, parallel=parallel, data=DataConfig(train="unread"),
                     optimizer=OptimizerConfig(name=OptimizerName.adamw, learning_rate=1.0),
-                    schedule=ScheduleConfig(name=ScheduleName.constant), checkpoint=CheckpointConfig(), evaluation=EvaluationConfig(),
+                    schedule=ScheduleConfig(name=ScheduleName.constant), checkpoint=CheckpointConfig(),
+                    evaluation=EvaluationConfig(), health=HealthConfig(),
                     tracking=TrackingConfig(), cluster=ClusterConfig())
     # forward passes alone need no schedule: as many micro-batches as every schedule takes
     config.batch.global_size = max(1, data_degree(config, world_size)) * 2 * layout.pp * layout.virtual_stages

@@ -37,6 +37,7 @@ from .inference import find_checkpoint
 from .loss import LossModel
 from .metrics import MetricsLog
 from .model.build import build_model, compile_blocks
+from .oversight import Oversight
 from .picture import headline, picture
 from .stage_plan import held_stages
 from .tracking.tracker import Tracker
@@ -59,9 +60,9 @@ class Place:
     device: torch.device
 
 
-def train(config: Config, place: Place, *, stop_requested: Callable[[], bool]) -> str:
+def train(config: Config, place: Place, oversight: Oversight) -> str:
     """A run from its next step to its last; returns the reason for `exit.json`. Arguments and errors as `open_run`."""
-    trainer = open_run(config, place, stop_requested=stop_requested)
+    trainer = open_run(config, place, oversight)
     with trainer.loader, _tracking(config, place):
         if trainer.watch is None:
             return trainer.run()
@@ -69,13 +70,13 @@ def train(config: Config, place: Place, *, stop_requested: Callable[[], bool]) -
             return trainer.run()
 
 
-def open_run(config: Config, place: Place, *, stop_requested: Callable[[], bool]) -> Trainer:
+def open_run(config: Config, place: Place, oversight: Oversight) -> Trainer:
     """Everything up to the first step: opens the data, builds the model and the engine, resumes.
 
     Args:
         config: resolved and checked.
         place: of this process; torch.distributed is started.
-        stop_requested: whether this process was asked to stop.
+        oversight: of the process around this one.
 
     Raises:
         DataError, CheckpointError, StorageError, FolderInUseError.
@@ -100,7 +101,7 @@ def open_run(config: Config, place: Place, *, stop_requested: Callable[[], bool]
     first = progress.samples_seen - progress.step * config.batch.global_size  # 0 unless the batch size was changed on the way
     loader = Loader(training, local_samples=lambda step: [first + i for i in plan.samples(step, dp_rank)], workers=config.data.workers)
     return Trainer(config=config, built=built, context=context, plan=plan, loader=loader, validation=validation,
-                   checkpointer=checkpointer, agreed=agreed, watch=watch, audit=audit, stop_requested=stop_requested, device=place.device,
+                   checkpointer=checkpointer, agreed=agreed, watch=watch, audit=audit, oversight=oversight, device=place.device,
                    progress=progress)
 
 

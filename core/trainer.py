@@ -1,7 +1,6 @@
 """The training loop: each sentence of it is one function."""
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +21,10 @@ from .errors import Preempted
 from .evaluation import EvaluationResult, evaluate
 from .inputs import micro_batch
 from .metrics import MetricsLog, StepMetrics, ValidationMetrics
+from .oversight import Oversight
+from .pulse import Phase
+
+STOP = 0  # place of the vote for a stop among the votes of a step
 
 
 @dataclass
@@ -61,7 +64,7 @@ class Trainer:
         agreed: the part of the config that a resume must not change.
         watch: None but on rank 0.
         audit: where this rank's samples are written; None without `data.audit`, and on all but one rank of a tensor group.
-        stop_requested: whether this process was asked to stop.
+        oversight: of the process around this one.
         device: of this rank.
         progress: where the run is.
     """
@@ -76,7 +79,7 @@ class Trainer:
     agreed: dict[str, Any]
     watch: Watch | None
     audit: SampleLog | None
-    stop_requested: Callable[[], bool]
+    oversight: Oversight
     device: torch.device
     progress: Progress = field(default_factory=Progress)
 
@@ -94,12 +97,13 @@ class Trainer:
         saved = self.progress.step  # nothing new to save yet
         while self.progress.step < self.last_step:
             result = self.train_one_step()
+            stopping = result.votes[STOP] > 0
             if self._evaluation_due():
                 self.evaluate()
-            if self._checkpoint_due() or result.stop_requested:
+            if self._checkpoint_due() or stopping:
                 self.save()
                 saved = self.progress.step
-            if result.stop_requested and self.progress.step < self.last_step:
+            if stopping and self.progress.step < self.last_step:
                 raise Preempted(f"stopped by a signal after step {self.progress.step}; its checkpoint is saved",
                                 do="start the same command again to go on")
             if self.watch is not None and self.progress.step == self.last_step:
@@ -111,12 +115,13 @@ class Trainer:
     def train_one_step(self) -> StepResult:
         """The next step, recorded by rank 0."""
         begin = time.perf_counter()
+        self.oversight.pulse.enter(Phase.step, self.progress.step)
         step, rate = self.progress.step, self.built.engine.learning_rate
         batch = self.loader.batch(step)
         groups = self.context.layer_groups(context_attention=self.config.parallel.context_attention.value)
         micros = [micro_batch(part, step=step, document_mask=self.config.data.document_mask, device=self.device, groups=groups)
                   for part in batch.split(self.config.batch.micro_size)]
-        result = self.built.engine.train_step(micros, stop=self.stop_requested())
+        result = self.built.engine.train_step(micros, votes=[float(self.oversight.stop_requested())])
         self.progress.step += 1
         self.progress.samples_seen += self.config.batch.global_size
         if self.audit is not None:
@@ -143,6 +148,7 @@ class Trainer:
         """Validation loss, recorded by rank 0."""
         if self.validation is None:
             return None
+        self.oversight.pulse.enter(Phase.evaluation, self.progress.step)
         with self.built.engine.evaluating() as model:
             result = evaluate(model, self.validation, micro_size=self.config.batch.micro_size, samples=self.config.evaluation.samples,
                               data_group=self.context.data, document_mask=self.config.data.document_mask, device=self.device)
@@ -154,6 +160,7 @@ class Trainer:
 
     def save(self) -> None:
         """Commits a checkpoint of this step; every rank takes part."""
+        self.oversight.pulse.enter(Phase.save, self.progress.step)
         folder = self.checkpointer.save(
             step=self.progress.step, samples_seen=self.progress.samples_seen, config=self.agreed,
             extra=self.built.state.counters(), fragments=self.built.state.fragments(),

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,19 +16,26 @@ from .processes import adopt_orphans, end_descendants, reap
 from .vigil import watched_signals
 
 PROGRAM = Path(__file__).with_name("train.py")
+# Starts one watcher on these overrides, in this environment; its process id.
+StartFunction = Callable[[Sequence[str], Mapping[str, str]], int]
 STOP_SECONDS = 10.0  # for the other ranks to end after the first failure
 PREEMPTED_SECONDS = 60.0  # a rank that saved and left is no failure: the others have saved too and are on their way out
 LOOK_SECONDS = 1.0
 
 
-def start_local(overrides: Sequence[str], *, ranks: int, directory: Path, program: Path = PROGRAM) -> int:
+def start_program(overrides: Sequence[str], variables: Mapping[str, str]) -> int:
+    """One watcher in a fresh interpreter."""
+    return subprocess.Popen([sys.executable, str(PROGRAM), *overrides], env=dict(variables)).pid
+
+
+def start_local(overrides: Sequence[str], *, ranks: int, directory: Path, start: StartFunction = start_program) -> int:
     """Starts one watcher for each rank and stays until the last has ended.
 
     Args:
         overrides: of the run, validated already.
         ranks: how many.
         directory: of the run; its `exit.json` names the first cause.
-        program: the file to start.
+        start: starts one watcher as a child of this process.
 
     Returns:
         The exit code of the first cause; 0 only if every rank ended with 0.
@@ -36,8 +43,7 @@ def start_local(overrides: Sequence[str], *, ranks: int, directory: Path, progra
     signal.pthread_sigmask(signal.SIG_BLOCK, watched_signals())
     adopt_orphans()  # a watcher that is killed leaves its rank to us
     port = free_port()
-    processes = [subprocess.Popen([sys.executable, str(program), *overrides], env=rank_variables(os.environ, rank, ranks, port)).pid
-                 for rank in range(ranks)]
+    processes = [start(overrides, rank_variables(os.environ, rank, ranks, port)) for rank in range(ranks)]
     codes = Crew(processes).wait()
     end_descendants(patience_seconds=STOP_SECONDS)
     failed = [code for code in codes if code != 0]

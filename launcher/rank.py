@@ -6,6 +6,8 @@ from pathlib import Path
 from types import FrameType
 
 from ..conf.schema import Config
+from ..core.oversight import Oversight
+from ..core.pulse import Pulse
 from .environment import Environment
 from .rank_process import log_file
 
@@ -31,12 +33,13 @@ class StopFlag:
         return self.signal != 0
 
 
-def run_rank(config: Config, environment: Environment) -> str:
+def run_rank(config: Config, environment: Environment, pulse: Pulse) -> str:
     """One rank from the first import to the last checkpoint.
 
     Args:
         config: resolved and checked.
         environment: this process's place among the ranks.
+        pulse: where it leaves signs of life for its watcher.
 
     Returns:
         The reason for `exit.json`: completed or stop_at.
@@ -58,7 +61,8 @@ def run_rank(config: Config, environment: Environment) -> str:
     try:
         from ..core.run import Place, train
 
-        return train(config, Place(environment.rank, environment.world_size, environment.local_rank, device), stop_requested=stop.is_set)
+        place = Place(environment.rank, environment.world_size, environment.local_rank, device)
+        return train(config, place, Oversight(stop_requested=stop.is_set, pulse=pulse))
     except RuntimeError as error:
         raise (as_peer_error(error) or error) from error
     finally:

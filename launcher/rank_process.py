@@ -14,12 +14,13 @@ from typing import NoReturn, TextIO
 
 from ..conf.schema import Config
 from ..core.parent_death import die_with_parent
+from ..core.pulse import Pulse
 from .environment import Environment
 from .outcome import Outcome, outcome_of
 from .vigil import watched_signals
 
 # Does the rank's work; returns the reason for `exit.json`, raises what has an exit code.
-RankFunction = Callable[[Config, Environment], str]
+RankFunction = Callable[[Config, Environment, Pulse], str]
 
 LAST_WORD_CHARACTERS = 8000  # whole in the pipe's 64 KiB: the watcher reads it only after the rank has ended
 
@@ -29,13 +30,14 @@ def log_file(directory: Path, rank: int) -> Path:
     return directory / "logs" / f"rank-{rank:05d}.log"
 
 
-def become_rank(config: Config, environment: Environment, run: RankFunction, *, writer: int, watcher: int) -> NoReturn:
+def become_rank(config: Config, environment: Environment, run: RankFunction, pulse: Pulse, *, writer: int, watcher: int) -> NoReturn:
     """Runs the rank in this freshly forked process and ends the process.
 
     Args:
         config: resolved and checked.
         environment: this rank's place.
         run: the rank's work.
+        pulse: where it leaves signs of life.
         writer: pipe to the watcher.
         watcher: its process id.
     """
@@ -48,7 +50,7 @@ def become_rank(config: Config, environment: Environment, run: RankFunction, *, 
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal tells every process; the watcher makes a SIGTERM of it
         signal.pthread_sigmask(signal.SIG_UNBLOCK, watched_signals())
         try:
-            outcome = Outcome(code=0, reason=run(config, environment))
+            outcome = Outcome(code=0, reason=run(config, environment, pulse))
         except BaseException:
             log.write(traceback.format_exc())
             log.flush()

@@ -16,6 +16,7 @@ from ..conf.schema import Config
 from ..core.combine import problems
 from ..core.corpora import corpus_problems
 from ..core.parent_death import die_with_parent
+from ..core.pulse import Pulse
 from ..data.errors import DataError
 from .environment import Environment, FrontEnd, computes_fp16, read_environment, without_local_rank
 from .outcome import IN_USE_CODE, PEER_CODE, ExitFile, Outcome, complain, last_step
@@ -103,10 +104,11 @@ def attend(config: Config, environment: Environment, run: RankFunction) -> Outco
     watcher = os.getpid()
     sys.stdout.flush()  # what is buffered here would be written twice
     sys.stderr.flush()
+    pulse = Pulse()
     rank = os.fork()
     if rank == 0:
         os.close(reader)
-        become_rank(config, environment, run, writer=writer, watcher=watcher)
+        become_rank(config, environment, run, pulse, writer=writer, watcher=watcher)
     os.close(writer)
     ending = Vigil(rank, environment.front_end).wait()
     said = read_outcome(reader)

@@ -30,9 +30,9 @@ class StepResult:
     loss: float  # mean over the global batch's unmasked tokens, nats
     grad_norm: float  # global, before clipping; infinite where fp16 overflowed and the step was skipped
     loss_tokens: int  # unmasked tokens of the global batch
-    stop_requested: bool  # some rank was asked to stop
     stage_memory_bytes: tuple[int, ...]  # largest memory held so far, of one rank for each place of the pipeline
     routing: dict[str, float]  # what is logged of the experts' load; empty without experts
+    votes: tuple[float, ...]  # each summed over all ranks
 
 
 class Engine:
@@ -76,7 +76,7 @@ class Engine:
         for group, base, factor in zip(self._schedule.optimizer.param_groups, bases, factors, strict=True):
             group["lr"] = base * factor(step)
 
-    def train_step(self, micro_batches: Sequence[MicroBatch], *, stop: bool = False) -> StepResult:
+    def train_step(self, micro_batches: Sequence[MicroBatch], *, votes: Sequence[float] = ()) -> StepResult:
         """Forward, backward and update over this rank's part of the global batch.
 
         The loss is the sum over the global batch's unmasked tokens divided by their global count, which is known before the
@@ -84,7 +84,7 @@ class Engine:
 
         Args:
             micro_batches: as many as the accumulation steps that the engine was built for.
-            stop: this rank was asked to stop; the ranks agree on it with the loss.
+            votes: numbers of this rank that all ranks want summed; they travel with the loss, equally many on each.
 
         Raises:
             NonFiniteError: before anything was changed, on all ranks at once.
@@ -94,13 +94,13 @@ class Engine:
         # DeepSpeed averages gradients over the data axis; ours is a sum.
         scale = self._context.data.size() / max(tokens, 1.0)
         total = self._accumulate(micro_batches, scale)
-        loss_sum, stops, memory = self._agree(total, stop)
+        loss_sum, memory, sums = self._agree(total, votes)
         loss = loss_sum / max(tokens, 1.0)
         if not math.isfinite(loss):
             raise NonFiniteError(f"the loss is {loss}", do=LOWER_THE_RATE)
         norm = self._update()
-        return StepResult(loss=loss, grad_norm=norm, loss_tokens=int(tokens), stop_requested=stops, stage_memory_bytes=memory,
-                          routing=self._routers.after_step())
+        return StepResult(loss=loss, grad_norm=norm, loss_tokens=int(tokens), stage_memory_bytes=memory,
+                          routing=self._routers.after_step(), votes=sums)
 
     def _accumulate(self, micro_batches: Sequence[MicroBatch], scale: float) -> Tensor:
         """Forward and backward passes of a step; returns the sum of this rank's unscaled losses, fp64."""
@@ -132,17 +132,17 @@ class Engine:
         if not math.isfinite(norm) and not self._skips_overflow:
             raise NonFiniteError("the gradient is not finite", do=LOWER_THE_RATE)
 
-    def _agree(self, loss_sum: Tensor, stop: bool) -> tuple[float, bool, tuple[int, ...]]:
-        """The global loss sum, whether any rank was asked to stop, and the memory along the pipeline, in one reduction over the world."""
+    def _agree(self, loss_sum: Tensor, votes: Sequence[float]) -> tuple[float, tuple[int, ...], tuple[float, ...]]:
+        """The global loss sum, the memory along the pipeline, and the votes' sums, in one reduction over the world."""
         context, place = self._context, self._context.coordinate
         memory = loss_sum.new_zeros(context.pipeline.size())
         if (place.dp, place.cp, place.tp) == (0, 0, 0):  # one for all ranks that hold the same stages
             memory[place.pp] = peak_memory_bytes(loss_sum.device)
         # The ranks of one tensor group hold the same loss: each brings its part of it.
-        numbers = torch.cat([(loss_sum / context.tensor.size())[None], loss_sum.new_full((1,), float(stop)), memory])
+        numbers = torch.cat([(loss_sum / context.tensor.size())[None], memory, loss_sum.new_tensor(votes)])
         dist.all_reduce(numbers, group=context.world)
-        total, stops, *stages = numbers.tolist()
-        return total, stops > 0, tuple(map(int, stages))
+        total, *others = numbers.tolist()
+        return total, tuple(map(int, others[: len(memory)])), tuple(others[len(memory) :])
 
     @staticmethod
     def _global_sum(value: Tensor, group: dist.ProcessGroup) -> float:

@@ -17,6 +17,7 @@ from ...parallel.partition_module import placed_parameters
 from ..inputs import MicroBatch, micro_batch
 from ..loss import LossModel
 from ..model.build import build_model
+from ..oversight import Oversight
 from ..run import Place, open_data, open_run
 from ..trainer import Trainer
 from .optimizer import build_optimizer, parameter_groups
@@ -57,7 +58,7 @@ def measure_overhead(config: Config, *, steps: int, rounds: int) -> Overhead:
         rounds: the median counts.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    trainer = open_run(config, Place(rank=0, world_size=1, local_rank=0, device=device), stop_requested=lambda: False)
+    trainer = open_run(config, Place(rank=0, world_size=1, local_rank=0, device=device), Oversight())
     bare, under_deepspeed = Bare(config, trainer), UnderDeepSpeed(config, trainer)
     loops: list[Callable[[], object]] = [bare.step, under_deepspeed.step, trainer.train_one_step]
     seconds: list[list[float]] = [[], [], []]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hexareme.conf.compose import compose
 from hexareme.core.engine.overhead import write_random_corpus
+from hexareme.core.oversight import Oversight
 from hexareme.core.run import Place, train
 
 from tests import deepspeed_ready  # noqa: F401  (forked ranks share its imports)
@@ -46,7 +47,7 @@ def start(layout, corpus, directory, *overrides):
     def rank(number):
         os.environ["LOCAL_RANK"] = str(number)
         Path(directory).mkdir(parents=True, exist_ok=True)
-        return train(config, Place(number, world_size, number, torch.device("cpu")), stop_requested=lambda: False)
+        return train(config, Place(number, world_size, number, torch.device("cpu")), Oversight())
 
     return run_ranks(rank, world_size, timeout=120)
 

@@ -9,6 +9,7 @@ import torch
 from hexareme.conf.compose import compose
 from hexareme.core.engine.overhead import write_random_corpus
 from hexareme.core.errors import CheckpointError, FolderInUseError, Preempted, StorageError
+from hexareme.core.oversight import Oversight
 from hexareme.core.run import Place, train
 from hexareme.data.errors import DataError
 
@@ -44,7 +45,7 @@ def whole_run(rank, config, world_size, stop_after):
         asked += 1
         return rank == world_size - 1 and asked == stop_after
 
-    return train(config, Place(rank, world_size, rank, torch.device("cpu")), stop_requested=stop_requested)
+    return train(config, Place(rank, world_size, rank, torch.device("cpu")), Oversight(stop_requested=stop_requested))
 
 
 def start(config, world_size=2, stop_after=0):

@@ -8,6 +8,7 @@ import time
 from hexareme.conf.errors import ConfigError, Problem
 from hexareme.conf.schema import Config
 from hexareme.core.errors import FolderInUseError, NonFiniteError, PeerError, Preempted, StorageError
+from hexareme.core.pulse import Pulse
 from hexareme.data.errors import DataError
 from hexareme.launcher.environment import Environment
 from hexareme.launcher.watcher import main
@@ -25,7 +26,7 @@ RAISES = {
 KILLS = {"kill": signal.SIGKILL, "crash": signal.SIGSEGV}
 
 
-def behave(config: Config, environment: Environment) -> str:
+def behave(config: Config, environment: Environment, pulse: Pulse) -> str:
     what = os.environ.get(f"BEHAVIOUR_{environment.rank}", os.environ.get("BEHAVIOUR", "completed"))
     stopped = []
     if what == "saves":

@@ -13,11 +13,13 @@ from .processes import PROGRAM, alive, error_lines, ready, wait_until
 
 # As `hexareme train`, but the ranks run the program.
 LOCAL = """
-import sys
+import subprocess, sys
 from pathlib import Path
 from hexareme.launcher.local import start_local
+def start(overrides, variables):
+    return subprocess.Popen([sys.executable, sys.argv[2], *overrides], env=variables).pid
 directory = next(word.partition("=")[2] for word in sys.argv if word.startswith("run.directory="))
-sys.exit(start_local(sys.argv[3:], ranks=int(sys.argv[1]), directory=Path(directory), program=Path(sys.argv[2])))
+sys.exit(start_local(sys.argv[3:], ranks=int(sys.argv[1]), directory=Path(directory), start=start))
 """
 BIN = Path(sys.executable).parent
 

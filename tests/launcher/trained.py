@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from hexareme.conf.compose import compose
+from hexareme.core.oversight import Oversight
 from hexareme.core.run import Place, train
 from hexareme.launcher.commands import prepare
 
@@ -40,7 +41,7 @@ def train_tiny(corpus: Path, run: Path, *overrides: str, steps: int = 60) -> Pat
 
     def rank(number: int) -> None:
         os.environ["LOCAL_RANK"] = "0"
-        train(config, Place(number, 1, 0, torch.device("cpu")), stop_requested=lambda: False)
+        train(config, Place(number, 1, 0, torch.device("cpu")), Oversight())
 
     run_single(rank, timeout=120)
     return run

@@ -1,0 +1,29 @@
+"""What the process around a run asks of it and offers it. Pure."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from .pulse import Pulse
+
+
+def _never() -> bool:
+    return False
+
+
+def _unfenced() -> None:
+    return
+
+
+@dataclass(frozen=True, kw_only=True)
+class Oversight:
+    """The watcher's side of a run; the defaults are those of a run that nobody watches.
+
+    Args:
+        stop_requested: whether this process was asked to stop; the ranks agree on it at the next step's edge.
+        pulse: where this rank leaves its signs of life.
+        fence: raises FolderInUseError where the run folder belongs to a newer attempt.
+    """
+
+    stop_requested: Callable[[], bool] = _never
+    pulse: Pulse = field(default_factory=Pulse)
+    fence: Callable[[], None] = _unfenced
