@@ -36,6 +36,12 @@ class NonFiniteError(RunError):
     exit_code = 6
 
 
+class DriftError(RunError):
+    """Copies that must be equal on several ranks are not."""
+
+    exit_code = 6
+
+
 class StorageError(RunError):
     """A disk is full, read-only or failing."""
 

@@ -98,6 +98,8 @@ class Trainer:
         while self.progress.step < self.last_step:
             result = self.train_one_step()
             stopping = result.votes[STOP] > 0
+            if self._audit_due():
+                self.built.replicas.check()
             if self._evaluation_due():
                 self.evaluate()
             if self._checkpoint_due() or stopping:
@@ -161,6 +163,7 @@ class Trainer:
     def save(self) -> None:
         """Commits a checkpoint of this step; every rank takes part."""
         self.oversight.pulse.enter(Phase.save, self.progress.step)
+        self.built.replicas.check()  # nothing that has drifted apart is ever committed
         folder = self.checkpointer.save(
             step=self.progress.step, samples_seen=self.progress.samples_seen, config=self.agreed,
             extra=self.built.state.counters(), fragments=self.built.state.fragments(),
@@ -170,6 +173,10 @@ class Trainer:
 
     def _checkpoint_due(self) -> bool:
         interval = self.config.checkpoint.interval
+        return interval > 0 and self.progress.step % interval == 0
+
+    def _audit_due(self) -> bool:
+        interval = self.config.health.audit_interval
         return interval > 0 and self.progress.step % interval == 0
 
     def _evaluation_due(self) -> bool:

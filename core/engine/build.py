@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import deepspeed
@@ -10,7 +10,7 @@ import deepspeed.ops
 import torch
 import torch.distributed as dist
 from deepspeed.utils import logger as deepspeed_logger
-from torch import Tensor, nn
+from torch import nn
 
 from ...conf.schema import Config, Offload, Precision
 from ...parallel.context import ParallelContext
@@ -26,6 +26,7 @@ from .experts import announce_experts
 from .norm import mark_for_deepspeed, replace_norm
 from .optimizer import build_optimizer, parameter_groups
 from .pipeline import PipelineEngine, buffers_in, placed_in
+from .replicas import Replicas
 from .routers import Routers
 from .schedules import StageRunner
 from .settings import deepspeed_settings
@@ -35,10 +36,11 @@ from .tied import TiedEnds, share_ends, tied_copy
 
 @dataclass(frozen=True)
 class Built:
-    """An engine and the view of its state that checkpoints use."""
+    """An engine, the view of its state that checkpoints use, and what of it must be equal on several ranks."""
 
     engine: Engine
     state: EngineState
+    replicas: Replicas
 
 
 def quiet_deepspeed() -> None:
@@ -65,7 +67,8 @@ def build_engine(model: LossModel, config: Config, *, context: ParallelContext, 
     engine, schedule = _initialize(model, placed, config, context=context, device=device, accumulation_steps=accumulation_steps)
     wrapped = Engine(engine, schedule, context=context, placed=placed, routers=Routers(model, config, context),
                      clipping=config.train.gradient_clipping, skips_overflow=config.train.precision is Precision.fp16)
-    return Built(wrapped, _state(engine, placed, placed_buffers(model.transformer), context))
+    state = EngineState(engine, placed=placed, buffers=placed_buffers(model.transformer), names=_all_names(placed, context), context=context)
+    return Built(wrapped, state, Replicas(state.replicated, world=context.world, device=device))
 
 
 def build_pipeline_engine(stages: Sequence[Transformer], config: Config, *, context: ParallelContext, device: torch.device,
@@ -81,7 +84,8 @@ def build_pipeline_engine(stages: Sequence[Transformer], config: Config, *, cont
     """
     share_ends(stages)
     copy = tied_copy(stages)
-    placed = [each for each in placed_in(stages) if each.parameter is not copy]
+    everything = placed_in(stages)
+    placed, tied = ([each for each in everything if (each.parameter is copy) == is_copy] for is_copy in (False, True))
     pipeline = Pipeline(stages, placement(config.parallel), context.pipeline, precision=config.train.precision.value)
     engine, schedule = _initialize(pipeline, placed, config, context=context, device=device, accumulation_steps=1)
     groups = pipeline.groups
@@ -90,7 +94,9 @@ def build_pipeline_engine(stages: Sequence[Transformer], config: Config, *, cont
                          hidden_shape=(config.batch.micro_size, tokens, config.model.hidden_size))
     wrapped = PipelineEngine(engine, schedule, context=context, placed=placed, routers=Routers(pipeline, config, context),
                              clipping=config.train.gradient_clipping, runner=runner)
-    return Built(wrapped, _state(engine, placed, buffers_in(stages), context, refresh=TiedEnds(stages, context.pipeline_ends).spread))
+    state = EngineState(engine, placed=placed, buffers=buffers_in(stages), names=_all_names(placed, context), context=context, tied=tied,
+                        refresh=TiedEnds(stages, context.pipeline_ends).spread)
+    return Built(wrapped, state, Replicas(state.replicated, world=context.world, device=device))
 
 
 def _initialize(model: nn.Module, placed: list[Placed], config: Config, *, context: ParallelContext, device: torch.device,
@@ -108,11 +114,6 @@ def _initialize(model: nn.Module, placed: list[Placed], config: Config, *, conte
         replace_norm(engine.optimizer, placed, context)
     factor = schedule_factor(config.schedule, total_steps=config.train.steps)
     return engine, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-
-
-def _state(engine: deepspeed.DeepSpeedEngine, placed: list[Placed], buffers: dict[str, Tensor], context: ParallelContext,
-           refresh: Callable[[], None] = lambda: None) -> EngineState:
-    return EngineState(engine, placed=placed, buffers=buffers, names=_all_names(placed, context), context=context, refresh=refresh)
 
 
 def _all_names(placed: list[Placed], context: ParallelContext) -> list[str]:

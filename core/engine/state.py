@@ -16,6 +16,7 @@ from ..checkpoint.fragment import Fragment
 from .norm import counted
 
 SCALER = frozenset({"cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis"})  # of DeepSpeed's DynamicLossScaler
+IN_USE = "as the forward pass uses it"  # kind of the fragments that are not the masters
 # parameter, start in the flattened local tensor, flat master elements, key of the optimizer's state
 Owned = tuple[Placed, int, Tensor, Tensor]
 
@@ -29,16 +30,18 @@ class EngineState:
         buffers: persistent buffers by full name, alike on every rank that holds them.
         names: of all parameters of the whole model.
         context: the process groups.
+        tied: a parameter that is no part of the optimizer: the copy of another rank's.
         refresh: brings what is computed from other ranks' parameters in line after a load.
     """
 
     def __init__(self, engine: deepspeed.DeepSpeedEngine, *, placed: Sequence[Placed], buffers: Mapping[str, Tensor], names: list[str],
-                 context: ParallelContext, refresh: Callable[[], None] = lambda: None) -> None:
+                 context: ParallelContext, tied: Sequence[Placed] = (), refresh: Callable[[], None] = lambda: None) -> None:
         self._engine = engine
         self.names = names
         self._placed = {id(each.parameter): each for each in placed}
         self._buffers = buffers
         self._context = context
+        self._tied = tied
         self._refresh = refresh
         self._stage = int(engine.zero_optimization_stage())
         self._base = engine.optimizer.optimizer if self._stage else engine.optimizer
@@ -67,6 +70,23 @@ class EngineState:
         found += [Fragment(name, "buffer", ShardSpec.whole(buffer.shape), 0, buffer.view(-1), first)
                   for name, buffer in self._buffers.items()]
         return found
+
+    def replicated(self) -> Iterator[Fragment]:
+        """All that may have an equal on another rank: the state, its counters, and the parameters that the forward pass computes with."""
+        yield from self.fragments()
+        counters = torch.tensor(list(self.counters().values()), dtype=torch.float64)
+        yield Fragment("updates and loss scale", "counter", ShardSpec.whole(counters.shape), 0, counters, write=False)
+        if self._stage == 0:
+            return  # the forward pass computes with the masters themselves
+        for placed in (*self.placed, *self._tied):
+            parameter: Any = placed.parameter
+            if self._stage < 3 or parameter.ds_persist:  # small ones lie whole on every rank at stage 3, too
+                yield Fragment(placed.name, IN_USE, placed.shard, 0, parameter.data.view(-1), write=False)
+            else:
+                size = parameter.partition_numel()
+                start = size * self._context.data.rank()
+                part = parameter.ds_tensor.data.view(-1)[: max(0, min(size, parameter.ds_numel - start))]
+                yield Fragment(placed.name, IN_USE, placed.shard, min(start, parameter.ds_numel), part, write=False)
 
     @contextmanager
     def watching_gradients(self) -> Iterator[list[Fragment]]:
