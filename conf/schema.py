@@ -115,6 +115,7 @@ class RunConfig:
     name: str = text(help="name of the run; a run of the same name resumes by itself")
     directory: str = text("runs/${run.name}", help="folder of the run")
     hang_timeout: float = number(120.0, above=0, help="seconds without progress, for each phase, after which a rank counts as frozen")
+    stop_grace: float = number(30.0, above=0, help="seconds to save after a signal that asks to stop; then the ranks are killed")
     restarts: int = number(0, least=0, most=1000, help="restarts after a crash")
 
 

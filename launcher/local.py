@@ -7,12 +7,15 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
+from secrets import token_hex
+from typing import Any
 
 from ..core.errors import Preempted
 from .environment import free_port
-from .outcome import SIGNAL_CODE, ExitFile
-from .processes import adopt_orphans, end_descendants, reap
+from .outcome import ExitFile, Outcome, last_step, outcome_of_status
+from .processes import adopt_orphans, end_descendants, exit_code, reap
 from .vigil import watched_signals
 
 PROGRAM = Path(__file__).with_name("train.py")
@@ -23,35 +26,54 @@ PREEMPTED_SECONDS = 60.0  # a rank that saved and left is no failure: the others
 LOOK_SECONDS = 1.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """How one start of all ranks ended.
+
+    Args:
+        code: of the first cause; 0 only if every rank ended with 0.
+        asked: the first signal that somebody sent to this process meanwhile; None where nobody did.
+        cause: what `exit.json` says of it, or what can be said without.
+    """
+
+    code: int
+    asked: signal.Signals | None
+    cause: Mapping[str, Any]
+
+
 def start_program(overrides: Sequence[str], variables: Mapping[str, str]) -> int:
     """One watcher in a fresh interpreter."""
     return subprocess.Popen([sys.executable, str(PROGRAM), *overrides], env=dict(variables)).pid
 
 
 def start_local(overrides: Sequence[str], *, ranks: int, directory: Path, start: StartFunction = start_program) -> int:
-    """Starts one watcher for each rank and stays until the last has ended.
+    """Starts the ranks once; the exit code of the first cause. Arguments as `attempt`."""
+    return attempt(overrides, ranks=ranks, directory=directory, start=start).code
+
+
+def attempt(overrides: Sequence[str], *, ranks: int, directory: Path, start: StartFunction = start_program) -> Attempt:
+    """Starts one watcher for each rank and stays until the last process has ended.
 
     Args:
         overrides: of the run, validated already.
         ranks: how many.
         directory: of the run; its `exit.json` names the first cause.
         start: starts one watcher as a child of this process.
-
-    Returns:
-        The exit code of the first cause; 0 only if every rank ended with 0.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, watched_signals())
     adopt_orphans()  # a watcher that is killed leaves its rank to us
-    port = free_port()
-    processes = [start(overrides, rank_variables(os.environ, rank, ranks, port)) for rank in range(ranks)]
-    codes = Crew(processes).wait()
+    port, token = free_port(), token_hex(8)
+    processes = [start(overrides, rank_variables(os.environ, rank, ranks, port) | {"HEXAREME_ATTEMPT": token}) for rank in range(ranks)]
+    crew = Crew(processes, directory)
+    codes = crew.wait()
     end_descendants(patience_seconds=STOP_SECONDS)
     failed = [code for code in codes if code != 0]
-    if not failed:
-        return 0
     first = ExitFile(directory).read() or {}
-    named = first.get("code")
-    return named if isinstance(named, int) and named in failed else failed[0]
+    if not failed:
+        return Attempt(code=0, asked=crew.asked, cause=first)
+    if first.get("code") in failed:
+        return Attempt(code=first["code"], asked=crew.asked, cause=first)
+    return Attempt(code=failed[0], asked=crew.asked, cause={"code": failed[0], "reason": "error", "step": last_step(directory)})
 
 
 def rank_variables(variables: Mapping[str, str], rank: int, ranks: int, port: int) -> dict[str, str]:
@@ -66,11 +88,14 @@ class Crew:
     """The watchers of one machine: signals go to all of them, and the first failure ends the others.
 
     Args:
-        processes: process ids, children of this process.
+        processes: process ids in the order of ranks, children of this process.
+        directory: of the run.
     """
 
-    def __init__(self, processes: Sequence[int]) -> None:
-        self._running = set(processes)
+    def __init__(self, processes: Sequence[int], directory: Path) -> None:
+        self.asked: signal.Signals | None = None
+        self._running = {process: rank for rank, process in enumerate(processes)}
+        self._directory = directory
         self._deadline: float | None = None
 
     def wait(self) -> list[int]:
@@ -80,23 +105,34 @@ class Crew:
         while self._running:
             caught = signal.sigtimedwait(watched, LOOK_SECONDS)
             if caught is not None and caught.si_signo != signal.SIGCHLD:
+                self.asked = self.asked or signal.Signals(caught.si_signo)
                 self._send(caught.si_signo)
             for process, status in reap().items():
                 if process in self._running:
-                    self._running.remove(process)
                     codes.append(exit_code(status))
-                    self._after(codes[-1])
+                    self._after(self._running.pop(process), status)
             if self._deadline is not None and time.monotonic() > self._deadline:
                 self._send(signal.SIGKILL)
         return codes
 
-    def _after(self, code: int) -> None:
+    def _after(self, rank: int, status: int) -> None:
+        """The first failure decides; what we then kill ourselves tells nothing new."""
+        code = exit_code(status)
         if code == 0 or self._deadline is not None:
             return
         preempted = code == Preempted.exit_code
         self._deadline = time.monotonic() + (PREEMPTED_SECONDS if preempted else STOP_SECONDS)
+        if os.WIFSIGNALED(status):
+            self._speak_for(rank, status)
         if not preempted:
             self._send(signal.SIGTERM)
+
+    def _speak_for(self, rank: int, status: int) -> None:
+        """A watcher that was killed cannot say so, and its rank went with it: the others would only say that they lost a peer."""
+        outcome = outcome_of_status(status).at(rank=rank, step=last_step(self._directory))
+        outcome = replace(outcome, what=f"the watcher of the rank was {outcome.what}")
+        if first_cause(self._directory, outcome):
+            sys.stderr.write(outcome.line() + "\n")
 
     def _send(self, number: int) -> None:
         for process in self._running:
@@ -104,7 +140,9 @@ class Crew:
                 os.kill(process, number)
 
 
-def exit_code(status: int) -> int:
-    """128 + n for a death by signal n, as a shell says it."""
-    code = os.waitstatus_to_exitcode(status)
-    return code if code >= 0 else SIGNAL_CODE - code
+def first_cause(directory: Path, outcome: Outcome) -> bool:
+    """Writes `exit.json`; whether nobody had written one, or none can be written."""
+    try:
+        return ExitFile(directory).write(outcome)
+    except OSError:
+        return True

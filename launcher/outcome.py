@@ -170,6 +170,15 @@ class ExitFile:
             return True
         return False
 
+    def tell_attempts(self, attempts: list[dict[str, Any]]) -> None:
+        """Adds how earlier attempts ended; a disk that cannot take it costs only this.
+
+        Args:
+            attempts: {code, reason, rank, step} of each, the last one included.
+        """
+        with suppress(OSError):
+            self._aside((json.dumps((self.read() or attempts[-1]) | {"attempts": attempts}) + "\n").encode()).replace(self._path)
+
     def _publish(self, content: bytes) -> bool:
         """Whole or not at all, and only if no file is there: link() fails where rename() would overwrite."""
         aside = self._aside(content)

@@ -61,6 +61,12 @@ def end_descendants(*, patience_seconds: float) -> None:
         time.sleep(0.02)
 
 
+def exit_code(status: int) -> int:
+    """Of a wait status: 128 + n for a death by signal n, as a shell says it."""
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code
+
+
 def reap() -> dict[int, int]:
     """Collects every child that has ended: process id -> wait status."""
     ended: dict[int, int] = {}

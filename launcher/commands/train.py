@@ -5,9 +5,9 @@ from pathlib import Path
 
 from ...conf.compose import compose
 from ..environment import FrontEnd, computes_fp16, read_environment
-from ..local import start_local
 from ..outcome import complain
 from ..rank import run_rank
+from ..supervisor import start_supervised
 from ..watcher import main as watch
 from ..watcher import validated
 
@@ -28,4 +28,4 @@ def main(overrides: list[str]) -> int:
         config = validated(overrides, ranks, fp16=computes_fp16())
     except Exception as error:
         return complain(error, rank=0)
-    return start_local(overrides, ranks=ranks, directory=Path(config.run.directory))
+    return start_supervised(overrides, ranks=ranks, directory=Path(config.run.directory), restarts=config.run.restarts)
