@@ -1,8 +1,10 @@
-"""A process that ends with its parent, which is a Linux fact. Pure: imports no torch."""
+"""A process that ends with its parent: by the kernel, and by a pipe that the parent holds open. Pure: imports no torch."""
 
 import ctypes
 import os
 import signal
+from contextlib import suppress
+from threading import Thread
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -13,9 +15,24 @@ def die_with_parent(parent: int) -> None:
     Args:
         parent: process id that the parent had when it started this one; if it is dead already, this process ends at once.
     """
-    process_control(PR_SET_PDEATHSIG, signal.SIGKILL)
+    with suppress(OSError):  # a sandbox may forbid it; `die_when_closed` needs no permission
+        process_control(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died between the fork and the line above
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_when_closed(reader: int) -> None:
+    """SIGKILL for this process as soon as nobody holds the other end of a pipe open, as when the parent has died. Watched by a thread.
+
+    Args:
+        reader: of the pipe; nothing is ever written to it. The caller has closed its own copy of the other end.
+    """
+    def watch() -> None:
+        with suppress(OSError):
+            os.read(reader, 1)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    Thread(target=watch, name="parent", daemon=True).start()
 
 
 def process_control(option: int, value: int) -> None:

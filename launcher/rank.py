@@ -10,6 +10,7 @@ from ..core.oversight import Oversight
 from ..core.pulse import Pulse
 from .environment import Environment
 from .rank_process import log_file
+from .vigil import watched_signals
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -21,9 +22,10 @@ class StopFlag:
         self.signal = 0
 
     def install(self) -> None:
-        """Before the slow imports: an unhandled SIGUSR1 would end the process."""
+        """Before the slow imports. From here on signals come in: before, they were blocked, as an unhandled SIGUSR1 ends a process."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             signal.signal(number, self._set)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, watched_signals())
 
     def _set(self, number: int, frame: FrameType | None) -> None:
         self.signal = number

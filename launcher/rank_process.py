@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import NoReturn, TextIO
 
 from ..conf.schema import Config
-from ..core.parent_death import die_with_parent
+from ..core.parent_death import die_when_closed, die_with_parent
 from ..core.pulse import Pulse
 from .environment import Environment
 from .outcome import Outcome, outcome_of
-from .vigil import watched_signals
 
-# Does the rank's work; returns the reason for `exit.json`, raises what has an exit code.
+# Does the rank's work; returns the reason for `exit.json`, raises what has an exit code. It begins with the watched signals blocked, and
+# lets them come when its handlers stand: one that came before would end the process.
 RankFunction = Callable[[Config, Environment, Pulse], str]
 
 LAST_WORD_CHARACTERS = 8000  # whole in the pipe's 64 KiB: the watcher reads it only after the rank has ended
@@ -30,7 +30,8 @@ def log_file(directory: Path, rank: int) -> Path:
     return directory / "logs" / f"rank-{rank:05d}.log"
 
 
-def become_rank(config: Config, environment: Environment, run: RankFunction, pulse: Pulse, *, writer: int, watcher: int) -> NoReturn:
+def become_rank(config: Config, environment: Environment, run: RankFunction, pulse: Pulse, *, writer: int, watcher: int,
+                lifeline: int) -> NoReturn:
     """Runs the rank in this freshly forked process and ends the process.
 
     Args:
@@ -40,15 +41,16 @@ def become_rank(config: Config, environment: Environment, run: RankFunction, pul
         pulse: where it leaves signs of life.
         writer: pipe to the watcher.
         watcher: its process id.
+        lifeline: end of a pipe whose other end only the watcher holds.
     """
     die_with_parent(watcher)
+    die_when_closed(lifeline)
     outcome = Outcome(code=1, reason="error")
     path = log_file(Path(config.run.directory), environment.rank)
     try:
         log = open_log(path, environment.rank)
         os.environ.update(environment.variables())
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal tells every process; the watcher makes a SIGTERM of it
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, watched_signals())
         try:
             outcome = Outcome(code=0, reason=run(config, environment, pulse))
         except BaseException:

@@ -3,17 +3,18 @@
 import os
 import signal
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
 from .environment import FrontEnd
-from .outcome import SIGNAL_CODE, Outcome, outcome_of_status
+from .outcome import PEER_CODE, SIGNAL_CODE, Outcome, outcome_of_status
 from .processes import parent_of, reap
 
 GRACE_SECONDS = 30.0  # to save after SIGTERM; Slurm's KillWait and DeepSpeed's launcher wait as long
 SAME_REQUEST_SECONDS = 0.5  # Ctrl-C reaches every process of the terminal, and launchers pass it on once more
-LOOK_SECONDS = 0.5  # between looks at the front end
-
+LOOK_SECONDS = 0.5  # between looks at the front end and at the other ranks
+PEER_SECONDS = 5.0  # for a rank to notice by itself that another has failed: it can save nothing any more
 
 
 def watched_signals() -> set[signal.Signals]:
@@ -47,12 +48,18 @@ class Vigil:
     Args:
         rank: process id.
         front_end: who started the watcher.
+        parent: process id of the front end; 0: it may end before the rank.
         grace_seconds: for the rank to save after SIGTERM.
+        peer_failed: whether another rank has failed.
     """
 
-    def __init__(self, rank: int, front_end: FrontEnd, *, grace_seconds: float = GRACE_SECONDS) -> None:
+    def __init__(self, rank: int, front_end: FrontEnd, *, parent: int = 0, grace_seconds: float = GRACE_SECONDS,
+                 peer_failed: Callable[[], bool] = lambda: False) -> None:
         self._grace = grace_seconds
         self._rank = rank
+        self._owner = parent
+        self._peer_failed = peer_failed
+        self._peer_deadline: float | None = None
         self._parent = os.getppid()
         # `deepspeed` starts a launch.py that starts us; SIGTERM to the former leaves the latter running.
         self._grandparent = parent_of(self._parent) if front_end is FrontEnd.deepspeed else 0
@@ -70,10 +77,22 @@ class Vigil:
             status = reap().get(self._rank)
             if status is not None:
                 return Ending(status, self._forced)
+            self._look_around()
             if self._deadline is None and self._front_end_lost():
                 self._pass_on(signal.SIGTERM)
             if self._deadline is not None and time.monotonic() > self._deadline:
                 self._kill(signal.SIGTERM, f"was asked to stop, had not after {self._grace:.0f} s, and was killed")
+
+    def _look_around(self) -> None:
+        """Ends the rank with those it cannot live without: its front end, and the other ranks."""
+        if self._owner and os.getppid() != self._owner:  # only where the kernel did not end this process first
+            self._kill(signal.SIGKILL, f"lost its front end (process {self._owner}) and was killed")
+        if self._peer_deadline is None and self._peer_failed():
+            self._peer_deadline = time.monotonic() + PEER_SECONDS
+        if self._peer_deadline is not None and time.monotonic() > self._peer_deadline:
+            self._forced = self._forced or Outcome(code=PEER_CODE, reason="peer", what="another rank failed and this one had to be killed",
+                                                   do="look at exit.json for the first cause")
+            self._send(signal.SIGKILL)
 
     def _pass_on(self, number: signal.Signals) -> None:
         now = time.monotonic()

@@ -20,6 +20,7 @@ from ..core.pulse import Pulse
 from ..data.errors import DataError
 from .environment import Environment, FrontEnd, computes_fp16, read_environment, without_local_rank
 from .outcome import IN_USE_CODE, PEER_CODE, ExitFile, Outcome, complain, last_step
+from .peer_failure import PeerFailure
 from .processes import adopt_orphans, end_descendants, started_at
 from .rank_process import RankFunction, become_rank, read_outcome
 from .vigil import Vigil, watched_signals
@@ -101,6 +102,8 @@ def watch(config: Config, environment: Environment, run: RankFunction) -> int:
 def attend(config: Config, environment: Environment, run: RankFunction) -> Outcome:
     """Forks the rank and waits for its end."""
     reader, writer = os.pipe()
+    lifeline = os.pipe()  # held open by this process alone: the rank sees its end
+    peer_failed = PeerFailure(Path(config.run.directory))
     watcher = os.getpid()
     sys.stdout.flush()  # what is buffered here would be written twice
     sys.stderr.flush()
@@ -108,9 +111,13 @@ def attend(config: Config, environment: Environment, run: RankFunction) -> Outco
     rank = os.fork()
     if rank == 0:
         os.close(reader)
-        become_rank(config, environment, run, pulse, writer=writer, watcher=watcher)
+        os.close(lifeline[1])
+        become_rank(config, environment, run, pulse, writer=writer, watcher=watcher, lifeline=lifeline[0])
     os.close(writer)
-    ending = Vigil(rank, environment.front_end).wait()
+    os.close(lifeline[0])
+    parent = 0 if environment.front_end is FrontEnd.python else environment.parent
+    ending = Vigil(rank, environment.front_end, parent=parent, grace_seconds=config.run.stop_grace, peer_failed=peer_failed).wait()
+    os.close(lifeline[1])
     said = read_outcome(reader)
     os.close(reader)
     return ending.outcome(said)

@@ -11,6 +11,7 @@ from hexareme.core.errors import FolderInUseError, NonFiniteError, PeerError, Pr
 from hexareme.core.pulse import Pulse
 from hexareme.data.errors import DataError
 from hexareme.launcher.environment import Environment
+from hexareme.launcher.vigil import watched_signals
 from hexareme.launcher.watcher import main
 
 RAISES = {
@@ -35,6 +36,7 @@ def behave(config: Config, environment: Environment, pulse: Pulse) -> str:
     if what == "stubborn":
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, watched_signals())
     print(f"ready {environment.rank}/{environment.world_size} {os.getpid()} {environment.front_end}", flush=True)
     time.sleep(float(os.environ.get(f"DELAY_{environment.rank}", "0")))
     if what in RAISES:
