@@ -66,7 +66,8 @@ def replace_norm(optimizer: DeepSpeedZeroOptimizer, placed: Sequence[Placed], co
     def own_gradients() -> Iterator[Tensor]:
         for index in range(len(optimizer.bit16_groups)):
             real = (g for g in optimizer.averaged_gradients[index] if not getattr(g, "_zero_padding", False))
-            for gradient, parameter in zip(real, optimizer.params_in_partition[index], strict=True):
+            # DeepSpeed does not mark the zeros that fill up the last partition: one tensor more than there are parameters.
+            for gradient, parameter in zip(real, optimizer.params_in_partition[index], strict=False):
                 if gives[id(parameter)]:
                     yield gradient
 
