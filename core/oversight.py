@@ -10,6 +10,10 @@ def _never() -> bool:
     return False
 
 
+def _no_seconds() -> float:
+    return 0.0
+
+
 def _unfenced() -> None:
     return
 
@@ -22,8 +26,10 @@ class Oversight:
         stop_requested: whether this process was asked to stop; the ranks agree on it at the next step's edge.
         pulse: where this rank leaves its signs of life.
         fence: raises FolderInUseError where the run folder belongs to a newer attempt.
+        waited_seconds: how long this rank's main thread has waited for others so far.
     """
 
     stop_requested: Callable[[], bool] = _never
     pulse: Pulse = field(default_factory=Pulse)
     fence: Callable[[], None] = _unfenced
+    waited_seconds: Callable[[], float] = _no_seconds

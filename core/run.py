@@ -39,6 +39,7 @@ from .metrics import MetricsLog
 from .model.build import build_model, compile_blocks
 from .oversight import Oversight
 from .picture import headline, picture
+from .pulse import Phase
 from .stage_plan import held_stages
 from .tracking.tracker import Tracker
 from .trainer import Progress, Trainer, Watch
@@ -63,11 +64,11 @@ class Place:
 def train(config: Config, place: Place, oversight: Oversight) -> str:
     """A run from its next step to its last; returns the reason for `exit.json`. Arguments and errors as `open_run`."""
     trainer = open_run(config, place, oversight)
-    with trainer.loader, _tracking(config, place):
-        if trainer.watch is None:
-            return trainer.run()
-        with trainer.watch.console, trainer.watch.metrics:
-            return trainer.run()
+    with trainer.loader, _tracking(config, place), trainer.recording():
+        try:
+            return trainer.run()  # one line for all ranks: where it stands is compared when a run hangs
+        finally:
+            oversight.pulse.enter(Phase.end, trainer.progress.step)
 
 
 def open_run(config: Config, place: Place, oversight: Oversight) -> Trainer:

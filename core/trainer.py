@@ -1,6 +1,8 @@
 """The training loop: each sentence of it is one function."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,6 +84,15 @@ class Trainer:
     oversight: Oversight
     device: torch.device
     progress: Progress = field(default_factory=Progress)
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Rank 0's console and metrics, open."""
+        if self.watch is None:
+            yield
+            return
+        with self.watch.console, self.watch.metrics:
+            yield
 
     @property
     def last_step(self) -> int:
