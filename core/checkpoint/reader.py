@@ -1,9 +1,10 @@
 """Loads a checkpoint on any layout: each fragment takes what it needs from the slices that hold it, verified first."""
 
+import math
+import os
 import time
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import closing
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -12,28 +13,28 @@ import torch
 
 from ...parallel.partition import ShardSpec
 from ..errors import CheckpointError
-from .blocks import BlockReader, verify_file
+from .accounting import Tally
+from .blocks import Block, BlockReaders, blocks_of, nothing, raise_it
 from .dtypes import ITEM_SIZES, convertible
 from .folder import read_manifest
 from .fragment import Fragment
-from .manifest import BLOCK_BYTES, Manifest, SavedTensor
-from .slices import Box, chunks, global_boxes, strides
+from .manifest import BLOCK_BYTES, MANIFEST, Manifest, SavedSlice, SavedTensor
+from .slices import Box, cut_at_blocks, global_boxes, strides
 from .storage import in_words
-from .strict_json import damaged
+from .strict_json import DamagedError, damaged
 from .writer import live_box
 
 MOST_LISTED = 5  # differences in one message
 
 
 class Copy(NamedTuple):
-    """Elements to bring from a file to live storage; sorts in file order."""
+    """Elements to bring from one block of a file to live storage."""
 
-    file: str
-    offset: int  # byte of the first element
+    offset: int  # byte of the first element in the block
     span: int  # elements from the first to the last, both included
-    steps: tuple[int, ...]  # strides of the elements in the file
+    steps: tuple[int, ...]  # strides of the elements in the block
     target: torch.Tensor
-    dtype: str
+    saved: SavedTensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,7 @@ class LoadReport:
         files: opened.
         seconds: of wall-clock time.
         converted: fragments whose element type changed, by `saved -> live`.
+        tally: what of each tensor was filled, to be added up over the ranks (accounting.py).
     """
 
     tensors: int
@@ -55,6 +57,7 @@ class LoadReport:
     files: int
     seconds: float
     converted: Mapping[str, int]
+    tally: Tally
 
     def summary(self) -> str:
         """One line for the log."""
@@ -118,7 +121,8 @@ class Checkpoint:
         return self._tensors
 
     def load(
-        self, fragments: Iterable[Fragment], *, kinds: Collection[str] | None = None, names: Collection[str] | None = None
+        self, fragments: Iterable[Fragment], *, kinds: Collection[str] | None = None, names: Collection[str] | None = None,
+        tick: Callable[[], None] = nothing,
     ) -> LoadReport:
         """Fill every fragment from the checkpoint.
 
@@ -129,23 +133,32 @@ class Checkpoint:
             fragments: of this rank, on any layout.
             kinds: only fragments of these kinds are filled; None: all.
             names: the parameters of the whole model; given, a saved parameter that is not among them is refused.
+            tick: called after each block.
 
         Raises:
-            DamagedError: a block fails its checksum.
-            CheckpointError: a tensor is missing, unknown, or of another shape: it is the checkpoint of another model.
+            DamagedError: a block fails its checksum, or holds numbers that are not finite.
+            CheckpointError: a tensor is missing, unknown, or of another shape: it is the checkpoint of another model; or the folder
+                holds files that are not of the checkpoint.
         """
         begun = time.monotonic()
         wanted = [fragment for fragment in fragments if kinds is None or fragment.kind in kinds]
+        self.check_listing()
         self._check_model(wanted, names)
-        copies = sorted((copy for fragment in wanted for copy in self._copies(fragment)), key=lambda copy: copy[:2])
-        count, files = self._fill(copies)
+        tally = Tally()
+        by_block: dict[Block, list[Copy]] = defaultdict(list)
+        for fragment in wanted:
+            for block, copy in self._copies(fragment, tally):
+                by_block[block].append(copy)
+        readers = BlockReaders(self.folder, self._manifest.files, lambda block, content: self._use(block, content, by_block[block]))
+        count = readers.run(sorted(by_block), tick=lambda _: tick())
         return LoadReport(
             tensors=len({(fragment.name, fragment.kind) for fragment in wanted}),
-            slices=len(copies),
+            slices=sum(filled.slices for filled in tally.filled.values()),
             bytes=count,
-            files=files,
+            files=len({block.file for block in by_block}),
             seconds=time.monotonic() - begun,
             converted=Counter(f"{saved} -> {live}" for saved, live in map(self._dtypes, wanted) if saved != live),
+            tally=tally,
         )
 
     def read_tensor(self, name: str, kind: str = "parameter") -> torch.Tensor:
@@ -161,11 +174,12 @@ class Checkpoint:
         self.load([Fragment(name, kind, ShardSpec.whole(saved.shape), 0, whole.view(-1))])
         return whole
 
-    def verify(self, *, share: int = 0, shares: int = 1) -> int:
-        """Check every block of every file, or of this caller's share of the files.
+    def verify(self, *, tick: Callable[[int], None] = nothing, on_damage: Callable[[DamagedError], None] = raise_it) -> int:
+        """Check every block of every file.
 
         Args:
-            share, shares: of the files in order, those at positions share, share + shares, ...
+            tick: called after each block, with its bytes.
+            on_damage: called with each damage that is found; without it, the first one is raised.
 
         Returns:
             Bytes that were checked.
@@ -173,10 +187,23 @@ class Checkpoint:
         Raises:
             DamagedError: naming the file and what is wrong with it.
         """
-        mine = sorted(self._manifest.files)[share::shares]
-        for name in mine:
-            verify_file(self.folder / name, self._manifest.files[name])
-        return sum(self._manifest.files[name].size for name in mine)
+        return BlockReaders(self.folder, self._manifest.files).run(blocks_of(self._manifest.files), tick=tick, on_damage=on_damage)
+
+    def check_listing(self) -> None:
+        """The folder holds what its manifest lists and nothing else: nothing is passed over in silence.
+
+        Raises:
+            CheckpointError: naming what does not belong there. It is no damage: an older checkpoint must not be taken for it.
+        """
+        try:
+            strangers = sorted(set(os.listdir(self.folder)) - {MANIFEST, *self._manifest.files})
+        except OSError as error:
+            raise damaged(self.folder, f"it cannot be listed: {error.strerror}") from None
+        if strangers:
+            listed = ", ".join(repr(name[:80]) for name in strangers[:MOST_LISTED])
+            more = f" and {len(strangers) - MOST_LISTED} more" if len(strangers) > MOST_LISTED else ""
+            raise CheckpointError(f"{self.folder} holds {listed}{more}, which its manifest does not list",
+                                  do="move it out of the checkpoint's folder", file=str(self.folder / strangers[0]))
 
     def _dtypes(self, fragment: Fragment) -> tuple[str, str]:
         return self._tensors[fragment.name, fragment.kind].dtype, fragment.dtype
@@ -206,42 +233,56 @@ class Checkpoint:
             return f"{label} is {saved.dtype} in the checkpoint and {fragment.dtype} here"
         return None
 
-    def _copies(self, fragment: Fragment) -> Iterator[Copy]:
-        """What brings a fragment home: its boxes, cut by the saved slices, in pieces that fit into a block."""
+    def _copies(self, fragment: Fragment, tally: Tally) -> Iterator[tuple[Block, Copy]]:
+        """What brings a fragment home: its boxes, cut by the saved slices and by the borders of blocks."""
         saved = self._tensors[fragment.name, fragment.kind]
-        size = ITEM_SIZES[saved.dtype]
-        missing = 0
         for placed in global_boxes(fragment.shard, fragment.start, fragment.tensor.numel()):
             live = live_box(fragment, placed.local_starts, placed.box.shape)
-            missing += placed.box.size
+            missing, count = placed.box.size, 0
             for part in saved.slices:
                 common = placed.box.intersection(part.box)
-                if common is None:
-                    continue
-                missing -= common.size
-                steps = strides(part.box.shape)
-                for chunk in chunks(common.shape, steps, BLOCK_BYTES // size):
-                    here = Box(tuple(a + b for a, b in zip(common.starts, chunk.starts, strict=True)), chunk.shape)
-                    offset = part.offset + here.offset_in(part.box) * size
-                    span = 1 + sum((length - 1) * step for length, step in zip(chunk.shape, steps, strict=True))
-                    yield Copy(part.file, offset, span, steps, _sub_box(live, placed.box, here), saved.dtype)
-        if missing:
-            raise damaged(self.folder, f"{missing} elements of {fragment.name} ({fragment.kind}) are in no slice")
+                if common is not None:
+                    missing, count = missing - common.size, count + 1
+                    yield from _from_slice(saved, part, common, _sub_box(live, placed.box, common))
+            if missing:
+                raise damaged(self.folder, f"{missing} elements of {fragment.name} ({fragment.kind}) are in no slice")
+            tally.add(saved, placed.box, saved_from_here=fragment.write, slices=count)
 
-    def _fill(self, copies: list[Copy]) -> tuple[int, int]:
-        """Copy in file order; returns bytes read and files opened."""
-        by_file: dict[str, list[Copy]] = defaultdict(list)
-        for copy in copies:
-            by_file[copy.file].append(copy)
-        count = 0
-        for name, group in by_file.items():
-            with closing(BlockReader(self.folder / name, self._manifest.files[name])) as reader:
-                for copy in group:
-                    content = reader.read(copy.offset, copy.offset + copy.span * ITEM_SIZES[copy.dtype])
-                    elements = torch.frombuffer(content, dtype=getattr(torch, copy.dtype))
-                    copy.target.copy_(elements.as_strided(copy.target.shape, copy.steps))
-                count += reader.bytes_read
-        return count, len(by_file)
+    def _use(self, block: Block, content: memoryview, copies: Iterable[Copy]) -> None:
+        """Bring a verified block home."""
+        with torch.no_grad():
+            for copy in copies:
+                flat = torch.frombuffer(content, dtype=getattr(torch, copy.saved.dtype), offset=copy.offset, count=copy.span)
+                elements = flat.as_strided(copy.target.shape, copy.steps)
+                if not _finite(elements):
+                    what = f"{copy.saved.name} ({copy.saved.kind}) holds numbers that are not finite in block {block.number}"
+                    raise damaged(self.folder / block.file, what)
+                copy.target.copy_(elements)
+
+
+def _from_slice(saved: SavedTensor, part: SavedSlice, common: Box, target: torch.Tensor) -> Iterator[tuple[Block, Copy]]:
+    """Copies from one slice of a file.
+
+    Args:
+        saved: the tensor.
+        part: the slice.
+        common: the box of it that is wanted.
+        target: live elements of that box.
+    """
+    size, steps = ITEM_SIZES[saved.dtype], strides(part.box.shape)
+    first = part.offset // size + common.offset_in(part.box)
+    for index, box in cut_at_blocks(common.shape, steps, first, BLOCK_BYTES // size):
+        start = first + sum(begin * step for begin, step in zip(box.starts, steps, strict=True))
+        span = 1 + sum((length - 1) * step for length, step in zip(box.shape, steps, strict=True))
+        piece = target[tuple(slice(begin, box.end(dim)) for dim, begin in enumerate(box.starts))]
+        yield Block(part.file, index), Copy(start * size - index * BLOCK_BYTES, span, steps, piece, saved)
+
+
+def _finite(elements: torch.Tensor) -> bool:
+    """Whether all are finite; a sum tells in one pass unless it overflows itself."""
+    if not elements.is_floating_point() or elements.element_size() == 1:  # nothing of ours is saved in 8 bits
+        return True
+    return math.isfinite(elements.sum().item()) or bool(elements.isfinite().all())
 
 
 def _sub_box(live: torch.Tensor, outer: Box, inner: Box) -> torch.Tensor:

@@ -127,6 +127,49 @@ def chunks(shape: tuple[int, ...], steps: tuple[int, ...], limit: int) -> Iterat
         yield Box((row, *(0 for _ in shape[1:])), (min(rows, shape[0] - row), *shape[1:]))
 
 
+def cut_at_blocks(shape: tuple[int, ...], steps: tuple[int, ...], first: int, block: int) -> Iterator[tuple[int, Box]]:
+    """Cut a strided region of a file into boxes that each lie inside one block, in file order.
+
+    Args:
+        shape: of the region.
+        steps: its strides in elements, largest first.
+        first: position of its first element in the file, in elements.
+        block: elements of a block.
+
+    Yields:
+        Number of the block, and the box inside the region.
+    """
+    if not shape:
+        yield first // block, Box((), ())
+        return
+    inner_span = 1 + sum((length - 1) * step for length, step in zip(shape[1:], steps[1:], strict=True))
+    row = 0
+    while row < shape[0]:
+        start = first + row * steps[0]
+        room = block - start % block
+        if inner_span > room:  # this row crosses a border
+            for number, box in cut_at_blocks(shape[1:], steps[1:], start, block):
+                yield number, Box((row, *box.starts), (1, *box.shape))
+            row += 1
+            continue
+        rows = min(1 + (room - inner_span) // max(steps[0], 1), shape[0] - row)
+        yield start // block, Box((row, *(0 for _ in shape[1:])), (rows, *shape[1:]))
+        row += rows
+
+
+def index_moments(box: Box, whole: tuple[int, ...]) -> tuple[int, int]:
+    """Sum of the flat indices of a box's elements in the whole tensor, and sum of their squares; exact, without visiting them."""
+    steps = strides(whole)
+    base = sum(start * step for start, step in zip(box.starts, steps, strict=True))
+    count, first, second = 1, base, base * base
+    for length, step in zip(box.shape, steps, strict=True):
+        ones, squares = length * (length - 1) // 2 * step, (length - 1) * length * (2 * length - 1) // 6 * step * step
+        second = second * length + 2 * first * ones + count * squares
+        first = first * length + count * ones
+        count *= length
+    return first, second
+
+
 def tiling_fault(shape: tuple[int, ...], boxes: Sequence[Box]) -> str | None:
     """Say why the boxes do not cover the tensor exactly once, or None when they do.
 

@@ -87,10 +87,14 @@ def test_files_of_another_step(directory, caplog):
     assert_falls_back(directory, caplog, "manifest.json")
 
 
-def test_extra_files_change_nothing(directory):
-    (directory / "step-00000020" / "rank-00009.safetensors").write_bytes(b"x")
-    (directory / "step-00000020" / "notes.txt").write_text("mine")
-    assert loads(directory)[0].step == 20
+@pytest.mark.parametrize("name", ["rank-00009.safetensors", "notes.txt", ".hidden"])
+def test_an_extra_file_is_refused_by_name(directory, name):
+    """No damage: an older checkpoint must not quietly serve in its place."""
+    (directory / "step-00000020" / name).write_bytes(b"x")
+    for must in (True, False):
+        with pytest.raises(CheckpointError, match=name) as raised:
+            loads(directory, must=must)
+        assert not isinstance(raised.value, DamagedError)
 
 
 HINTS = {
