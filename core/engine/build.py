@@ -12,7 +12,7 @@ import torch.distributed as dist
 from deepspeed.utils import logger as deepspeed_logger
 from torch import nn
 
-from ...conf.schema import Config, Offload, Precision
+from ...conf.schema import Config, Offload
 from ...parallel.context import ParallelContext
 from ...parallel.partition_module import Placed, placed_buffers, placed_parameters
 from ..loss import LossModel
@@ -29,6 +29,7 @@ from .pipeline import PipelineEngine, buffers_in, placed_in
 from .replicas import Replicas
 from .routers import Routers
 from .schedules import StageRunner
+from .sentinel import Sentinel
 from .settings import deepspeed_settings
 from .state import EngineState
 from .tied import TiedEnds, share_ends, tied_copy
@@ -64,10 +65,14 @@ def build_engine(model: LossModel, config: Config, *, context: ParallelContext, 
         accumulation_steps: forward passes of one step on one rank.
     """
     placed = placed_parameters(model.transformer)
+    sentinel = Sentinel()
+    for each in placed:
+        sentinel.watch(each.name, each.parameter)  # before DeepSpeed puts its own hooks on the gradients
     engine, schedule = _initialize(model, placed, config, context=context, device=device, accumulation_steps=accumulation_steps)
     wrapped = Engine(engine, schedule, context=context, placed=placed, routers=Routers(model, config, context),
-                     clipping=config.train.gradient_clipping, skips_overflow=config.train.precision is Precision.fp16)
-    state = EngineState(engine, placed=placed, buffers=placed_buffers(model.transformer), names=_all_names(placed, context), context=context)
+                     sentinel=sentinel, clipping=config.train.gradient_clipping)
+    state = EngineState(engine, placed=placed, buffers=placed_buffers(model.transformer), names=_all_names(placed, context),
+                        context=context)
     return Built(wrapped, state, Replicas(state.replicated, world=context.world, device=device))
 
 
@@ -88,12 +93,12 @@ def build_pipeline_engine(stages: Sequence[Transformer], config: Config, *, cont
     placed, tied = ([each for each in everything if (each.parameter is copy) == is_copy] for is_copy in (False, True))
     pipeline = Pipeline(stages, placement(config.parallel), context.pipeline, precision=config.train.precision.value)
     engine, schedule = _initialize(pipeline, placed, config, context=context, device=device, accumulation_steps=1)
-    groups = pipeline.groups
+    groups, sentinel = pipeline.groups, Sentinel()
     tokens = config.model.sequence_length // context.context.size() // (groups.tensor.size() if groups.sequence_parallel else 1)
     runner = StageRunner(pipeline, schedule=config.parallel.schedule.value, micro_batches=micro_batches,
-                         hidden_shape=(config.batch.micro_size, tokens, config.model.hidden_size))
+                         hidden_shape=(config.batch.micro_size, tokens, config.model.hidden_size), sentinel=sentinel)
     wrapped = PipelineEngine(engine, schedule, context=context, placed=placed, routers=Routers(pipeline, config, context),
-                             clipping=config.train.gradient_clipping, runner=runner)
+                             sentinel=sentinel, clipping=config.train.gradient_clipping, runner=runner)
     state = EngineState(engine, placed=placed, buffers=buffers_in(stages), names=_all_names(placed, context), context=context, tied=tied,
                         refresh=TiedEnds(stages, context.pipeline_ends).spread)
     return Built(wrapped, state, Replicas(state.replicated, world=context.world, device=device))

@@ -13,14 +13,14 @@ from torch import Tensor
 from ...parallel.context import ParallelContext
 from ...parallel.partition_module import Placed
 from ..device import peak_memory_bytes
-from ..errors import NonFiniteError
 from ..inputs import MicroBatch
 from ..loss import LossModel
 from ..relay import Pipeline
+from .loss_scale import LossScale
 from .norm import clip
 from .routers import Routers
-
-LOWER_THE_RATE = "look at the batch, or go on from the last checkpoint with a lower optimizer.learning_rate"
+from .sentinel import Seen, Sentinel
+from .skipping import pass_over
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,13 @@ class StepResult:
     """What one step gave, equal on all ranks."""
 
     loss: float  # mean over the global batch's unmasked tokens, nats
-    grad_norm: float  # global, before clipping; infinite where fp16 overflowed and the step was skipped
+    grad_norm: float  # global, before clipping; infinite where a gradient was, NaN where it was not taken
     loss_tokens: int  # unmasked tokens of the global batch
     stage_memory_bytes: tuple[int, ...]  # largest memory held so far, of one rank for each place of the pipeline
     routing: dict[str, float]  # what is logged of the experts' load; empty without experts
     votes: tuple[float, ...]  # each summed over all ranks
+    non_finite: str = ""  # "loss" or "gradient": what was not finite; the step was then passed over, and nothing has changed
+    overflow: bool = False  # whether fp16 overflowed: the loss scale falls, and nothing else has changed
 
 
 class Engine:
@@ -44,19 +46,20 @@ class Engine:
         context: the process groups.
         placed: every parameter of this rank.
         routers: of the experts.
+        sentinel: told of this rank's losses and gradients.
         clipping: largest gradient norm, 0 for none; only stage 0 clips here.
-        skips_overflow: whether a non-finite gradient is part of the method (fp16's dynamic loss scale).
     """
 
-    def __init__(self, engine: deepspeed.DeepSpeedEngine, schedule: torch.optim.lr_scheduler.LambdaLR, *,
-                 context: ParallelContext, placed: Sequence[Placed], routers: Routers, clipping: float, skips_overflow: bool) -> None:
+    def __init__(self, engine: deepspeed.DeepSpeedEngine, schedule: torch.optim.lr_scheduler.LambdaLR, *, context: ParallelContext,
+                 placed: Sequence[Placed], routers: Routers, sentinel: Sentinel, clipping: float) -> None:
         self.deepspeed = engine
         self._schedule = schedule
         self._context = context
         self._placed = placed
         self._routers = routers
+        self._sentinel = sentinel
         self._clipping = clipping
-        self._skips_overflow = skips_overflow
+        self._scale = LossScale.of(engine)
 
     @property
     def module(self) -> LossModel:
@@ -82,67 +85,94 @@ class Engine:
         The loss is the sum over the global batch's unmasked tokens divided by their global count, which is known before the
         first backward pass; so neither accumulation nor the data axis ever takes a mean of means.
 
+        Where the loss or a gradient is not finite on any rank, all ranks pass the step over: only the schedule advances.
+
         Args:
             micro_batches: as many as the accumulation steps that the engine was built for.
             votes: numbers of this rank that all ranks want summed; they travel with the loss, equally many on each.
 
         Raises:
-            NonFiniteError: before anything was changed, on all ranks at once.
+            NonFiniteError: fp16 overflows at the lowest loss scale; on all ranks at once, before anything was changed.
         """
+        self._sentinel.begin()
         counts = torch.stack([micro.loss_mask_BS.sum(dtype=torch.float64) for micro in micro_batches])
         tokens = self._global_sum(counts.sum(), self._context.data)
         # DeepSpeed averages gradients over the data axis; ours is a sum.
         scale = self._context.data.size() / max(tokens, 1.0)
         total = self._accumulate(micro_batches, scale)
-        loss_sum, memory, sums = self._agree(total, votes)
+        (loss_sum, bad_gradients), memory, sums = self._agree([total, self._sentinel.bad_gradient(total.device)], votes)
         loss = loss_sum / max(tokens, 1.0)
-        if not math.isfinite(loss):
-            raise NonFiniteError(f"the loss is {loss}", do=LOWER_THE_RATE)
-        norm = self._update()
-        return StepResult(loss=loss, grad_norm=norm, loss_tokens=int(tokens), stage_memory_bytes=memory,
-                          routing=self._routers.after_step(), votes=sums)
+        norm = self._finish(loss_is_finite=math.isfinite(loss), bad_gradients=bad_gradients > 0)
+        overflow = self._scale is not None and math.isfinite(loss) and not math.isfinite(norm)
+        non_finite = "loss" if not math.isfinite(loss) else "gradient" if not (math.isfinite(norm) or overflow) else ""
+        routing = self._routers.after_step() if math.isfinite(norm) else self._routers.pass_over()
+        return StepResult(loss=loss, grad_norm=norm, loss_tokens=int(tokens), stage_memory_bytes=memory, routing=routing, votes=sums,
+                          non_finite=non_finite, overflow=overflow)
+
+    def seen(self) -> Seen:
+        """What was not finite on this rank in the last step."""
+        return self._sentinel.seen()
+
+    def losses(self) -> list[tuple[int, float]]:
+        """Micro-batch and summed loss of the last step's micro-batches whose loss this rank computed."""
+        return self._sentinel.losses()
+
+    def _finish(self, *, loss_is_finite: bool, bad_gradients: bool) -> float:
+        """Updates, or passes over what all ranks know to be unhealthy; returns the norm before clipping."""
+        if not loss_is_finite or (bad_gradients and self._scale is None):
+            self._pass_over()
+            norm = math.nan if not loss_is_finite else math.inf
+        else:
+            norm = self._update()
+        self.go_to(self._schedule.last_epoch + 1)
+        return norm
 
     def _accumulate(self, micro_batches: Sequence[MicroBatch], scale: float) -> Tensor:
         """Forward and backward passes of a step; returns the sum of this rank's unscaled losses, fp64."""
         total = torch.zeros((), dtype=torch.float64, device=micro_batches[0].loss_mask_BS.device)
         last = len(micro_batches) - 1
         for index, micro in enumerate(micro_batches):
+            self._sentinel.micro_batch(index)
             loss_sum = self.deepspeed(micro.inputs, micro.targets_BS, micro.loss_mask_BS)
             self.deepspeed.backward(loss_sum * scale, scale_wrt_gas=False)
             total += loss_sum.detach()
+            self._sentinel.loss(index, loss_sum)
             if index < last:
                 self.deepspeed.step()  # counts the micro-batch; updates nothing
         return total
 
     def _update(self) -> float:
-        """Clips, updates, advances the schedule; returns the norm before clipping."""
-        norm = None
-        if not self.deepspeed.zero_optimization():
-            bound = self._clipping if self._clipping > 0 else math.inf
-            norm = clip(self._placed, self._context, bound)
-            self._require_finite(norm)
-        self.deepspeed.step()
-        if norm is None:
+        """Clips and updates; returns the norm before clipping. Where it is not finite, nothing was updated."""
+        if self.deepspeed.zero_optimization():
+            if self._scale is not None:
+                self._scale.before_update()
+            self.deepspeed.step()
             norm = float(self.deepspeed.get_global_grad_norm())  # DeepSpeed skipped the update if it is not finite
-            self._require_finite(norm)
-        self._schedule.step()
+            if self._scale is not None:
+                self._scale.after_update(overflow=not math.isfinite(norm))
+            return norm
+        norm = clip(self._placed, self._context, self._clipping if self._clipping > 0 else math.inf)
+        if math.isfinite(norm):
+            self.deepspeed.step()
+        else:
+            self._pass_over()
         return norm
 
-    def _require_finite(self, norm: float) -> None:
-        if not math.isfinite(norm) and not self._skips_overflow:
-            raise NonFiniteError("the gradient is not finite", do=LOWER_THE_RATE)
+    def _pass_over(self) -> None:
+        """Ends the step without an update."""
+        pass_over(self.deepspeed)
 
-    def _agree(self, loss_sum: Tensor, votes: Sequence[float]) -> tuple[float, tuple[int, ...], tuple[float, ...]]:
-        """The global loss sum, the memory along the pipeline, and the votes' sums, in one reduction over the world."""
+    def _agree(self, parts: Sequence[Tensor], votes: Sequence[float]) -> tuple[tuple[float, ...], tuple[int, ...], tuple[float, ...]]:
+        """Sums of this rank's parts, the memory along the pipeline, and the votes' sums, in one reduction over the world."""
         context, place = self._context, self._context.coordinate
-        memory = loss_sum.new_zeros(context.pipeline.size())
+        memory = parts[0].new_zeros(context.pipeline.size())
         if (place.dp, place.cp, place.tp) == (0, 0, 0):  # one for all ranks that hold the same stages
-            memory[place.pp] = peak_memory_bytes(loss_sum.device)
+            memory[place.pp] = peak_memory_bytes(memory.device)
         # The ranks of one tensor group hold the same loss: each brings its part of it.
-        numbers = torch.cat([(loss_sum / context.tensor.size())[None], memory, loss_sum.new_tensor(votes)])
+        numbers = torch.cat([torch.stack(list(parts)) / context.tensor.size(), memory, memory.new_tensor(votes)])
         dist.all_reduce(numbers, group=context.world)
-        total, *others = numbers.tolist()
-        return total, tuple(map(int, others[: len(memory)])), tuple(others[len(memory) :])
+        sums, first, last = tuple(numbers.tolist()), len(parts), len(parts) + len(memory)
+        return sums[:first], tuple(map(int, sums[first:last])), sums[last:]
 
     @staticmethod
     def _global_sum(value: Tensor, group: dist.ProcessGroup) -> float:

@@ -15,6 +15,7 @@ from ..relay import Pipeline
 from .engine import Engine
 from .routers import Routers
 from .schedules import StageRunner
+from .sentinel import Sentinel
 from .tied import TiedEnds
 
 
@@ -30,19 +31,25 @@ class PipelineEngine(Engine):
         context: the process groups.
         placed: every parameter of this rank.
         routers: of the experts.
+        sentinel: told of this rank's losses, hidden states and gradients.
         clipping: largest gradient norm.
         runner: the pipeline schedule over this rank's stages.
     """
 
     def __init__(self, engine: deepspeed.DeepSpeedEngine, schedule: torch.optim.lr_scheduler.LambdaLR, *, context: ParallelContext,
-                 placed: Sequence[Placed], routers: Routers, clipping: float, runner: StageRunner) -> None:
-        super().__init__(engine, schedule, context=context, placed=placed, routers=routers, clipping=clipping, skips_overflow=False)
+                 placed: Sequence[Placed], routers: Routers, sentinel: Sentinel, clipping: float, runner: StageRunner) -> None:
+        super().__init__(engine, schedule, context=context, placed=placed, routers=routers, sentinel=sentinel, clipping=clipping)
         self._runner = runner
         self._pipeline = runner.pipeline
+        self._of_stages = [(stage.stage.index, each) for stage in runner.pipeline.stages for each in placed_parameters(stage)]
         self._tied = TiedEnds(list(runner.pipeline.stages), context.pipeline_ends)
 
     def _accumulate(self, micro_batches: Sequence[MicroBatch], scale: float) -> Tensor:
-        return self._runner.run(micro_batches, scale)
+        total = self._runner.run(micro_batches, scale)
+        for stage, each in self._of_stages:
+            if each.parameter.grad is not None:
+                self._sentinel.gradient(stage, -1, each.name, each.parameter.grad)
+        return total
 
     def _update(self) -> float:
         self._tied.sum_gradients()
@@ -50,6 +57,10 @@ class PipelineEngine(Engine):
         norm = super()._update()
         self._tied.spread()
         return norm
+
+    def _pass_over(self) -> None:
+        self._tied.drop_gradient()
+        super()._pass_over()
 
     @contextmanager
     def evaluating(self) -> Iterator[Pipeline]:

@@ -31,3 +31,8 @@ class Routers:
         statistics.rows_L.div_(self._context.tensor.size())  # the ranks of one tensor group route alike
         update_router_bias(self._model, statistics.loads_LE, rate=self._config.model.router_bias_rate)
         return routing_metrics(statistics, samples=self._config.batch.global_size)
+
+    def pass_over(self) -> dict[str, float]:
+        """Forgets the load of a step that changed nothing; biases stay, and nothing is logged."""
+        collect_routing(self._model, self._config.model)
+        return {}

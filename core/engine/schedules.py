@@ -20,6 +20,7 @@ from ..loss import token_losses
 from ..model.precision import autocast
 from ..model.transformer import Transformer
 from ..relay import Pipeline
+from .sentinel import Sentinel
 
 SINGLE: dict[str, type[PipelineScheduleSingle]] = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}
 SEVERAL: dict[str, type[PipelineScheduleMulti]] = {
@@ -37,17 +38,21 @@ class FedStage(nn.Module):
         transformer: the slice of the model.
         precision: train.precision; the forward pass enters autocast by itself.
         feed: the micro-batches of the running step.
+        sentinel: told of the hidden states that leave.
     """
 
-    def __init__(self, transformer: Transformer, *, precision: str, feed: Sequence[MicroBatch]) -> None:
+    def __init__(self, transformer: Transformer, *, precision: str, feed: Sequence[MicroBatch], sentinel: Sentinel) -> None:
         super().__init__()
-        self.transformer, self.precision, self._feed = transformer, precision, feed
+        self.transformer, self.precision, self._feed, self._sentinel = transformer, precision, feed, sentinel
 
     def forward(self, *hidden_BsH: Tensor, number: Tensor) -> Tensor:
         """The hidden states after this stage, of the last one the logits; the first stage is given no hidden states."""
         micro = self._feed[int(number)]
         with autocast(self.precision, micro.targets_BS.device.type):
-            return self.transformer(micro.inputs, None, *hidden_BsH)
+            out: Tensor = self.transformer(micro.inputs, None, *hidden_BsH)
+        if not self.transformer.stage.last:  # the logits show in the loss
+            self._sentinel.hidden(self.transformer.stage.index, int(number), out)
+        return out
 
 
 class StageRunner:
@@ -58,10 +63,12 @@ class StageRunner:
         schedule: parallel.schedule.
         micro_batches: of each step.
         hidden_shape: (B, s, H) of what the stages send, in fp32 (the residual stream under autocast is fp32, too).
+        sentinel: told of this rank's losses and hidden states.
     """
 
-    def __init__(self, pipeline: Pipeline, *, schedule: str, micro_batches: int, hidden_shape: tuple[int, int, int]) -> None:
-        self.pipeline = pipeline
+    def __init__(self, pipeline: Pipeline, *, schedule: str, micro_batches: int, hidden_shape: tuple[int, int, int],
+                 sentinel: Sentinel) -> None:
+        self.pipeline, self._sentinel = pipeline, sentinel
         stages = list(pipeline.stages)
         self._last = next((stage for stage in stages if stage.stage.last), None)
         self._feed: list[MicroBatch] = []
@@ -71,7 +78,7 @@ class StageRunner:
         self._total = torch.zeros((), dtype=torch.float64, device=self._device)
         hidden_BsH = torch.empty(hidden_shape, device="meta").requires_grad_()
         torch_stages = [
-            PipelineStage(FedStage(stage, precision=pipeline.precision, feed=self._feed), stage.stage.index,
+            PipelineStage(FedStage(stage, precision=pipeline.precision, feed=self._feed, sentinel=sentinel), stage.stage.index,
                           pipeline.placement.num_stages, self._device,
                           input_args=() if stage.stage.first else (hidden_BsH,), output_args=(hidden_BsH,), group=pipeline.group)
             for stage in stages]
@@ -104,4 +111,5 @@ class StageRunner:
         micro = self._feed[int(number)]
         loss_sum = (token_losses(logits_BSv, micro.targets_BS, self._last) * micro.loss_mask_BS).sum()
         self._total = self._total + loss_sum.detach()
+        self._sentinel.loss(int(number), loss_sum)
         return loss_sum * self._scale

@@ -52,6 +52,11 @@ class TiedEnds:
         if self._copy is not None:
             self._copy.grad = None
 
+    def drop_gradient(self) -> None:
+        """The copy forgets its gradient, which no optimizer knows of; where a step is passed over."""
+        if self._copy is not None:
+            self._copy.grad = None
+
     def spread(self) -> None:
         """The copy takes the embedding's weight; after an update, and after a checkpoint was loaded."""
         if self._weight is not None:
