@@ -12,9 +12,10 @@ import torch
 import torch.distributed as dist
 
 from ..conf.dump import as_dict, dump_yaml
-from ..conf.schema import Config, Resume
+from ..conf.schema import Config
 from ..conf.sources import sources
 from ..data.dataset import TrainingSet, ValidationSet
+from ..data.description import unwatched
 from ..data.loader import Loader
 from ..data.token_file import open_corpus
 from ..parallel.context import ParallelContext
@@ -22,33 +23,27 @@ from ..parallel.stages import SPLIT_BACKWARD
 from ..parallel.topology import Topology
 from .audit import SampleLog
 from .batch import BatchPlan
-from .checkpoint.agreement import require_agreement
 from .checkpoint.checkpointer import Checkpointer
-from .checkpoint.reader import Checkpoint
 from .checkpoint.storage import check_room
 from .console import Console
 from .corpora import validation_source
 from .device import device_name
 from .engine.build import Built, build_engine, build_pipeline_engine
-from .errors import FolderInUseError
 from .flops import model_flops_per_token, peak_flops
 from .holdings import Layout
-from .inference import find_checkpoint
 from .loss import LossModel
 from .metrics import MetricsLog
 from .model.build import build_model, compile_blocks
 from .oversight import Oversight
+from .passes import tick_at_passes
 from .picture import headline, picture
 from .pulse import Phase
+from .resume import Resumed, agreed_config, resume, standing
 from .stage_plan import held_stages
 from .tracking.tracker import Tracker
 from .trainer import Progress, Trainer, Watch
 
 log = logging.getLogger(__name__)
-
-# What makes another run of it: a resume refuses a change here unless checkpoint.allow_change names the key.
-AGREED = ("model", "data.train", "data.document_mask", "optimizer", "schedule", "batch.global_size", "train.seed", "train.steps",
-          "train.gradient_clipping")
 
 
 @dataclass(frozen=True)
@@ -86,95 +81,41 @@ def open_run(config: Config, place: Place, oversight: Oversight) -> Trainer:
     topology = Topology.divide(world_size=place.world_size, tp=parallel.tp, pp=parallel.pp, cp=parallel.cp, ep=parallel.ep)
     context = ParallelContext.create(topology, place.rank)
     plan = BatchPlan.divide(global_size=config.batch.global_size, micro_size=config.batch.micro_size, dp=topology.dp)
-    training, validation = _one_rank_first(place, lambda: open_data(config))
-    built = build(config, context, place.device, plan)
     checkpointer = Checkpointer(Path(config.run.directory) / "checkpoints", keep=config.checkpoint.keep, rank=place.rank,
                                 world_size=place.world_size, agree=lambda ok: _all_agree(ok, place.device))
     agreed = agreed_config(config)
-    progress = resume(config, built, checkpointer, agreed)
+    newest = standing(config, checkpointer, agreed)
+    training, validation = _one_rank_first(place, lambda: open_data(config, oversight.pulse.tick))
+    built = build(config, context, place.device, plan)
+    tick_at_passes(built.engine.deepspeed.module, oversight.pulse.tick)
+    resumed = resume(config, built, checkpointer, agreed, newest)
+    progress = Progress(resumed.step, resumed.samples_seen)
     check_room(Path(config.run.directory), _sum_over_ranks(built.state.bytes_written(), place.device))
     if place.rank == 0:
         write_config(config)
-    watch = _watch(config, place, progress.step) if place.rank == 0 else None
+    watch = _watch(config, place, resumed) if place.rank == 0 else None
     show_layout(config, place, watch)
     audit = _audit(config, place.rank, context, progress.step) if config.data.audit else None
     dp_rank = context.coordinate.dp
     first = progress.samples_seen - progress.step * config.batch.global_size  # 0 unless the batch size was changed on the way
-    loader = Loader(training, local_samples=lambda step: [first + i for i in plan.samples(step, dp_rank)], workers=config.data.workers)
+    loader = Loader(training, local_samples=lambda step: [first + i for i in plan.samples(step, dp_rank)], workers=config.data.workers,
+                    tick=oversight.pulse.tick)
     return Trainer(config=config, built=built, context=context, plan=plan, loader=loader, validation=validation,
                    checkpointer=checkpointer, agreed=agreed, watch=watch, audit=audit, oversight=oversight, device=place.device,
                    progress=progress)
 
 
-def open_data(config: Config) -> tuple[TrainingSet, ValidationSet | None]:
-    """The training set, and the validation set unless the config says none."""
+def open_data(config: Config, tick: Callable[[], None] = unwatched) -> tuple[TrainingSet, ValidationSet | None]:
+    """The training set, and the validation set unless the config says none; each block that has to be verified is a sign of progress."""
     length, mask, vocab_size = config.model.sequence_length, config.data.document_mask, config.model.vocab_size
-    files = [(open_corpus(source.path), source.weight) for source in sources(config.data.train)]
+    files = [(open_corpus(source.path, tick=tick), source.weight) for source in sources(config.data.train)]
     training = TrainingSet(files, sequence_length=length, seed=config.train.seed, document_mask=mask, vocab_size=vocab_size)
     held = validation_source(config.data)
     if held is None:
         return training, None
     path, part = held
-    return training, ValidationSet(open_corpus(path, part=part), sequence_length=length, document_mask=mask, vocab_size=vocab_size)
-
-
-def agreed_config(config: Config) -> dict[str, Any]:
-    """The part of the config that a resume must not change, nested as in the config."""
-    whole = as_dict(config)
-    chosen: dict[str, Any] = {}
-    for key in AGREED:
-        section, _, name = key.partition(".")
-        if name:
-            chosen.setdefault(section, {})[name] = whole[section][name]
-        else:
-            chosen[section] = whole[section]
-    return chosen
-
-
-def resume(config: Config, built: Built, checkpointer: Checkpointer, agreed: dict[str, Any]) -> Progress:
-    """Fills the engine from where the run stands, by `checkpoint.resume`; otherwise from the weights that the config names.
-
-    Raises:
-        CheckpointError: nothing whole to go on from, or it belongs to another config.
-        FolderInUseError: the folder holds a run that must not be continued.
-    """
-    folder, mode = Path(config.run.directory), config.checkpoint.resume
-    newest = checkpointer.newest()
-    if mode is Resume.never and newest is not None:
-        raise FolderInUseError(f"{folder} holds a run and checkpoint.resume=never", do="choose another run.name", file=str(folder))
-    if newest is not None:
-        built.state.materialize(moments(newest))
-    loaded = checkpointer.load_newest(
-        built.state.fragments(), must=mode is Resume.must, names=built.state.names,
-        accept=lambda found: require_agreement(found.config, agreed, allow=config.checkpoint.allow_change, folder=found.folder),
-    )
-    if loaded is None:
-        if config.train.initialize_from:
-            initialize_from(Path(config.train.initialize_from), built)
-        return Progress()
-    checkpoint, report = loaded
-    built.state.set_counters(checkpoint.extra)
-    built.state.after_load()
-    built.engine.go_to(checkpoint.step)
-    log.info("resumed from %s: %s", checkpoint.folder, report.summary())
-    return Progress(checkpoint.step, checkpoint.samples_seen)
-
-
-def initialize_from(path: Path, built: Built) -> None:
-    """Takes only the weights from a checkpoint folder, or from the newest checkpoint of a run folder."""
-    checkpoint = find_checkpoint(path)
-    report = checkpoint.load(built.state.fragments(), kinds={"parameter", "buffer"}, names=built.state.names)
-    built.state.after_load()
-    log.info("initialized from %s: %s", checkpoint.folder, report.summary())
-
-
-def moments(checkpoint: Checkpoint) -> dict[str, list[str]]:
-    """Parameter name -> kinds of its saved optimizer moments."""
-    found: dict[str, list[str]] = {}
-    for name, kind in checkpoint.tensors:
-        if kind not in ("parameter", "buffer"):
-            found.setdefault(name, []).append(kind)
-    return found
+    file = open_corpus(path, part=part, tick=tick)
+    return training, ValidationSet(file, sequence_length=length, document_mask=mask, vocab_size=vocab_size)
 
 
 def build(config: Config, context: ParallelContext, device: torch.device, plan: BatchPlan) -> Built:
@@ -202,13 +143,16 @@ def write_config(config: Config) -> None:
     aside.replace(path)
 
 
-def _watch(config: Config, place: Place, step: int) -> Watch:
+def _watch(config: Config, place: Place, resumed: Resumed) -> Watch:
+    step = resumed.step
     path, last = Path(config.run.directory) / "metrics.jsonl", config.train.stop_at or config.train.steps
     console = Console(steps=last, interval=config.tracking.console_interval)
     if step == 0 and path.exists() and path.stat().st_size:
         console.line(f"WARNING: {config.run.directory} has trained before, but there is no checkpoint: starting again at step 0")
     elif step:
         console.line(f"{config.run.name}: {'complete' if step >= last else 'going on'} at step {step}")
+    if resumed.account is not None:
+        console.line(resumed.account.line())
     metrics = MetricsLog(path)
     metrics.cut_after(step)
     peak = peak_flops(device_name(place.device), config.train.precision.value)

@@ -12,7 +12,7 @@ from hexareme.core.checkpoint.reader import Checkpoint
 from hexareme.core.engine.build import build_engine
 from hexareme.core.loss import LossModel
 from hexareme.core.model.build import build_model
-from hexareme.core.run import moments
+from hexareme.core.resume import moments
 from hexareme.parallel.context import ParallelContext
 from hexareme.parallel.heads import RepeatedKVLinear
 from hexareme.parallel.topology import Topology
