@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -86,12 +86,22 @@ class BlockHasher:
         self._filled = 0
 
 
-def describe_file(path: Path) -> FileDescription:
-    """Reads a file once and returns its size and block checksums, in 1 MiB of memory."""
+def unwatched() -> None:
+    """The sign of progress of work that nobody watches."""
+
+
+def describe_file(path: Path, tick: Callable[[], None] = unwatched) -> FileDescription:
+    """Reads a file once and returns its size and block checksums, in 1 MiB of memory.
+
+    Args:
+        path: of the file.
+        tick: a sign of progress after each piece.
+    """
     hasher = BlockHasher()
     with path.open("rb") as stream:
         while chunk := stream.read(2**20):
             hasher.update(chunk)
+            tick()
     return hasher.finish()
 
 

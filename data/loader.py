@@ -5,8 +5,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
 
-from .batch import Batch, stack
+from .batch import Batch, Sample, stack
 from .dataset import Dataset
+from .description import unwatched
 
 
 class Loader:
@@ -16,9 +17,13 @@ class Loader:
         dataset: where samples come from.
         local_samples: the global sample numbers of this rank in a step, in the order of its micro-batches.
         workers: threads, each preparing whole steps; 0: everything happens inside `batch`.
+        tick: a sign of progress after each sample of the step that `batch` waits for; what is read ahead gives none.
     """
 
-    def __init__(self, dataset: Dataset, *, local_samples: Callable[[int], Sequence[int]], workers: int) -> None:
+    def __init__(self, dataset: Dataset, *, local_samples: Callable[[int], Sequence[int]], workers: int,
+                 tick: Callable[[], None] = unwatched) -> None:
+        self._tick = tick
+        self._wanted = -1
         self._dataset = dataset
         self._local_samples = local_samples
         self._ahead = 2 * workers
@@ -37,6 +42,7 @@ class Loader:
         Raises:
             DataError: whatever the dataset found wrong in this very step.
         """
+        self._wanted = step
         if self._threads is None:
             return self._make(step)
         wanted = range(step, step + self._ahead + 1)
@@ -47,6 +53,17 @@ class Loader:
                 self._pending[number] = self._threads.submit(self._make, number)
         return self._pending.pop(step).result()
 
+    def reorder(self, local_samples: Callable[[int], Sequence[int]]) -> None:
+        """From now on other samples; what was read ahead is dropped.
+
+        Args:
+            local_samples: as in the constructor.
+        """
+        for future in self._pending.values():
+            future.cancel()
+        self._pending.clear()
+        self._local_samples = local_samples
+
     def close(self) -> None:
         """Waits for the threads to end; afterwards `batch` cannot be called."""
         if self._threads is not None:
@@ -54,4 +71,10 @@ class Loader:
             self._pending.clear()
 
     def _make(self, step: int) -> Batch:
-        return stack([self._dataset.sample(index) for index in self._local_samples(step)])
+        return stack([self._sample(index, step) for index in self._local_samples(step)])
+
+    def _sample(self, index: int, step: int) -> Sample:
+        found = self._dataset.sample(index)
+        if step == self._wanted:
+            self._tick()
+        return found

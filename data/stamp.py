@@ -7,13 +7,14 @@ folder cannot be written, in the user's cache. A lost, stale or unreadable stamp
 import json
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import xxhash
 
-from .description import BLOCK_BYTES, BlockHasher, FileDescription, PartDescription, describe_file, write_atomically
+from .description import BLOCK_BYTES, BlockHasher, FileDescription, PartDescription, describe_file, unwatched, write_atomically
 from .errors import DataError
 from .index_file import REBUILD, IndexFile, check_index, map_file, open_index
 
@@ -50,12 +51,13 @@ class Stamp:
     largest_id: int
 
 
-def verify(prefix: Path, expected: PartDescription | None) -> Stamp:
+def verify(prefix: Path, expected: PartDescription | None, tick: Callable[[], None] = unwatched) -> Stamp:
     """Returns the stamp of a token file, from an earlier verification if the files and what is expected of them are still the same.
 
     Args:
         prefix: path without `.bin`.
         expected: its entry in `corpus.json`, or None for a foreign Megatron file, of which only structure and ids can be checked.
+        tick: a sign of progress after each block that is read.
 
     Raises:
         DataError: the files are missing, damaged, changed, or hold negative ids.
@@ -67,7 +69,7 @@ def verify(prefix: Path, expected: PartDescription | None) -> Stamp:
             continue
         if not expected or stamp.checksum == checksum(expected.bin, expected.idx):
             return stamp
-    stamp = _verify_all(prefix, expected, bin_state, idx_state)
+    stamp = _verify_all(prefix, expected, (bin_state, idx_state), tick)
     _leave(prefix, stamp)
     return stamp
 
@@ -88,13 +90,14 @@ def in_cache(prefix: Path) -> Path:
     return cache / "hexareme" / "stamps" / f"{xxhash.xxh3_128_hexdigest(bytes(prefix.absolute()))}.stamp.json"
 
 
-def _verify_all(prefix: Path, expected: PartDescription | None, bin_state: FileState, idx_state: FileState) -> Stamp:
+def _verify_all(prefix: Path, expected: PartDescription | None, states: tuple[FileState, FileState], tick: Callable[[], None]) -> Stamp:
+    bin_state, idx_state = states
     index = open_index(_idx(prefix), map_file(_idx(prefix)))
-    idx_file = describe_file(index.path)
+    idx_file = describe_file(index.path, tick)
     if expected:
         _compare(_idx(prefix), idx_file, expected.idx)
     check_index(index, bin_size=bin_state.size)
-    bin_file, largest_id = _scan_tokens(_bin(prefix), index)
+    bin_file, largest_id = _scan_tokens(_bin(prefix), index, tick)
     if expected:
         _compare(_bin(prefix), bin_file, expected.bin)
         _compare_contents(prefix, index, largest_id, expected)
@@ -103,7 +106,7 @@ def _verify_all(prefix: Path, expected: PartDescription | None, bin_state: FileS
     return Stamp(version=VERSION, bin=bin_state, idx=idx_state, checksum=checksum(bin_file, idx_file), largest_id=largest_id)
 
 
-def _scan_tokens(path: Path, index: IndexFile) -> tuple[FileDescription, int]:
+def _scan_tokens(path: Path, index: IndexFile, tick: Callable[[], None]) -> tuple[FileDescription, int]:
     """Reads the `.bin` once, block by block: its checksums and largest id.
 
     Raises:
@@ -115,6 +118,7 @@ def _scan_tokens(path: Path, index: IndexFile) -> tuple[FileDescription, int]:
         while count := stream.readinto(block):
             piece = memoryview(block)[:count]
             hasher.update(piece)
+            tick()
             ids = np.frombuffer(piece[: count - count % index.dtype.itemsize], index.dtype)
             if not len(ids):
                 break  # a rest shorter than a token: the file is growing under us, which the caller sees

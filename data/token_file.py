@@ -1,6 +1,7 @@
 """Token files: opening a corpus or a Megatron file, and reading tokens and document boundaries without loading them."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from mmap import mmap
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .description import FILE_NAME, PartDescription, read_description
+from .description import FILE_NAME, PartDescription, read_description, unwatched
 from .errors import DataError
 from .index_file import REBUILD, bin_size_error, map_file, open_index
 from .stamp import verify
@@ -109,18 +110,19 @@ def _check_still_there(path: Path, mapped: mmap | bytes) -> None:
         raise DataError(f"{path} was truncated while in use", do=REBUILD, file=path)
 
 
-def open_corpus(path: str | os.PathLike[str], part: str = "train") -> TokenFile:
+def open_corpus(path: str | os.PathLike[str], part: str = "train", *, tick: Callable[[], None] = unwatched) -> TokenFile:
     """Verifies a token file (milliseconds when it was verified before) and opens it.
 
     Args:
         path: a corpus folder that `prepare` wrote, or a Megatron prefix, which has only itself, under the part "train".
         part: "train" or "validation".
+        tick: a sign of progress after each block that is read.
 
     Raises:
         DataError: missing, damaged or without that part.
     """
     place = _locate(path, part)
-    verify(place.prefix, place.description)
+    verify(place.prefix, place.description, tick)
     return TokenFile(place.prefix)
 
 

@@ -27,7 +27,7 @@ class Outcome:
     Args:
         code: exit code (DESIGN.md 2.4).
         reason: one word: completed, stop_at, or the kind of failure.
-        rank: which rank.
+        rank: which rank; None: that of the process that says so.
         step: the last one that the run recorded.
         what: what happened, with the values.
         do: the way out, one clause.
@@ -36,7 +36,7 @@ class Outcome:
 
     code: int
     reason: str
-    rank: int = 0
+    rank: int | None = None
     step: int = 0
     what: str = ""
     do: str = ""
@@ -51,8 +51,8 @@ class Outcome:
         return f"ERROR {self.code} rank={self.rank} step={self.step} {what} (do: {do})"
 
     def at(self, *, rank: int, step: int) -> "Outcome":
-        """The same outcome with its place filled in."""
-        return replace(self, rank=rank, step=step)
+        """The same outcome with its place filled in; a rank that it blames stays."""
+        return replace(self, rank=rank if self.rank is None else self.rank, step=step)
 
 
 def outcome_of(error: BaseException, *, log: Path | None = None) -> Outcome:

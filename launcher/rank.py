@@ -6,9 +6,10 @@ from pathlib import Path
 from types import FrameType
 
 from ..conf.schema import Config
+from ..core.heartbeat import Heartbeat
 from ..core.oversight import Oversight
 from ..core.pulse import Pulse
-from .environment import Environment
+from .environment import Environment, on_cpu
 from .rank_process import log_file
 from .vigil import watched_signals
 
@@ -53,6 +54,7 @@ def run_rank(config: Config, environment: Environment, pulse: Pulse) -> str:
     stop.install()
     directory = Path(config.run.directory)
     logging.basicConfig(filename=log_file(directory, environment.rank), level=logging.INFO, format=LOG_FORMAT, force=True)
+    heartbeat = Heartbeat(pulse, accelerator=not on_cpu()).start()
 
     from ..core.engine.distributed import as_peer_error, start_distributed, stop_distributed
 
@@ -64,7 +66,7 @@ def run_rank(config: Config, environment: Environment, pulse: Pulse) -> str:
         from ..core.run import Place, train
 
         place = Place(environment.rank, environment.world_size, environment.local_rank, device)
-        return train(config, place, Oversight(stop_requested=stop.is_set, pulse=pulse))
+        return train(config, place, Oversight(stop_requested=stop.is_set, pulse=pulse, waited_seconds=heartbeat.waited_seconds))
     except RuntimeError as error:
         raise (as_peer_error(error) or error) from error
     finally:

@@ -17,6 +17,7 @@ from ..core.parent_death import die_when_closed, die_with_parent
 from ..core.pulse import Pulse
 from .environment import Environment
 from .outcome import Outcome, outcome_of
+from .stacks import StackFile
 
 # Does the rank's work; returns the reason for `exit.json`, raises what has an exit code. It begins with the watched signals blocked, and
 # lets them come when its handlers stand: one that came before would end the process.
@@ -31,7 +32,7 @@ def log_file(directory: Path, rank: int) -> Path:
 
 
 def become_rank(config: Config, environment: Environment, run: RankFunction, pulse: Pulse, *, writer: int, watcher: int,
-                lifeline: int) -> NoReturn:
+                lifeline: int, stacks: StackFile) -> NoReturn:
     """Runs the rank in this freshly forked process and ends the process.
 
     Args:
@@ -42,7 +43,9 @@ def become_rank(config: Config, environment: Environment, run: RankFunction, pul
         writer: pipe to the watcher.
         watcher: its process id.
         lifeline: end of a pipe whose other end only the watcher holds.
+        stacks: where it leaves its stacks when it is asked for them.
     """
+    stacks.install()
     die_with_parent(watcher)
     die_when_closed(lifeline)
     outcome = Outcome(code=1, reason="error")

@@ -8,12 +8,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from .environment import FrontEnd
+from .hang import HangWatch
 from .outcome import PEER_CODE, SIGNAL_CODE, Outcome, outcome_of_status
 from .processes import parent_of, reap
 
 GRACE_SECONDS = 30.0  # to save after SIGTERM; Slurm's KillWait and DeepSpeed's launcher wait as long
 SAME_REQUEST_SECONDS = 0.5  # Ctrl-C reaches every process of the terminal, and launchers pass it on once more
 LOOK_SECONDS = 0.5  # between looks at the front end and at the other ranks
+ALARMED_SECONDS = 0.1  # while a hang is being judged
 PEER_SECONDS = 5.0  # for a rank to notice by itself that another has failed: it can save nothing any more
 
 
@@ -51,10 +53,12 @@ class Vigil:
         parent: process id of the front end; 0: it may end before the rank.
         grace_seconds: for the rank to save after SIGTERM.
         peer_failed: whether another rank has failed.
+        hang: looks whether the run makes progress; None where nobody does.
     """
 
     def __init__(self, rank: int, front_end: FrontEnd, *, parent: int = 0, grace_seconds: float = GRACE_SECONDS,
-                 peer_failed: Callable[[], bool] = lambda: False) -> None:
+                 peer_failed: Callable[[], bool] = lambda: False, hang: HangWatch | None = None) -> None:
+        self._hang = hang
         self._grace = grace_seconds
         self._rank = rank
         self._owner = parent
@@ -71,13 +75,14 @@ class Vigil:
         """Returns when the rank has ended."""
         watched = watched_signals()
         while True:
-            caught = signal.sigtimedwait(watched, LOOK_SECONDS)
+            caught = signal.sigtimedwait(watched, ALARMED_SECONDS if self._hang is not None and self._hang.alarmed else LOOK_SECONDS)
             if caught is not None and caught.si_signo != signal.SIGCHLD:
                 self._pass_on(signal.Signals(caught.si_signo))
             status = reap().get(self._rank)
             if status is not None:
                 return Ending(status, self._forced)
             self._look_around()
+            self._end_a_hang()
             if self._deadline is None and self._front_end_lost():
                 self._pass_on(signal.SIGTERM)
             if self._deadline is not None and time.monotonic() > self._deadline:
@@ -92,6 +97,12 @@ class Vigil:
         if self._peer_deadline is not None and time.monotonic() > self._peer_deadline:
             self._forced = self._forced or Outcome(code=PEER_CODE, reason="peer", what="another rank failed and this one had to be killed",
                                                    do="look at exit.json for the first cause")
+            self._send(signal.SIGKILL)
+
+    def _end_a_hang(self) -> None:
+        if self._forced is None and self._hang is not None:
+            self._forced = self._hang.look(self._rank)
+        if self._forced is not None:
             self._send(signal.SIGKILL)
 
     def _pass_on(self, number: signal.Signals) -> None:

@@ -19,10 +19,13 @@ from ..core.parent_death import die_with_parent
 from ..core.pulse import Pulse
 from ..data.errors import DataError
 from .environment import Environment, FrontEnd, computes_fp16, read_environment, without_local_rank
+from .hang import REASON as HANG_REASON
+from .hang import HangWatch
 from .outcome import IN_USE_CODE, PEER_CODE, ExitFile, Outcome, complain, last_step
 from .peer_failure import PeerFailure
 from .processes import adopt_orphans, end_descendants, started_at
 from .rank_process import RankFunction, become_rank, read_outcome
+from .stacks import StackFile
 from .vigil import Vigil, watched_signals
 
 FIRST_CAUSE_SECONDS = 3.0  # how long a rank that only lost a peer waits for the peer to say why
@@ -107,16 +110,19 @@ def attend(config: Config, environment: Environment, run: RankFunction) -> Outco
     watcher = os.getpid()
     sys.stdout.flush()  # what is buffered here would be written twice
     sys.stderr.flush()
-    pulse = Pulse()
+    pulse, stacks = Pulse(), StackFile()
+    hang = HangWatch(Path(config.run.directory), environment, timeout_seconds=config.run.hang_timeout, pulse=pulse, stacks=stacks)
     rank = os.fork()
     if rank == 0:
         os.close(reader)
         os.close(lifeline[1])
-        become_rank(config, environment, run, pulse, writer=writer, watcher=watcher, lifeline=lifeline[0])
+        become_rank(config, environment, run, pulse, writer=writer, watcher=watcher, lifeline=lifeline[0],
+                    stacks=stacks)
     os.close(writer)
     os.close(lifeline[0])
     parent = 0 if environment.front_end is FrontEnd.python else environment.parent
-    ending = Vigil(rank, environment.front_end, parent=parent, grace_seconds=config.run.stop_grace, peer_failed=peer_failed).wait()
+    ending = Vigil(rank, environment.front_end, parent=parent, grace_seconds=config.run.stop_grace, peer_failed=peer_failed,
+                   hang=hang).wait()
     os.close(lifeline[1])
     said = read_outcome(reader)
     os.close(reader)
@@ -130,7 +136,7 @@ def record(outcome: Outcome, exit_file: ExitFile) -> bool:
     if outcome.code == IN_USE_CODE:  # the folder and its exit.json belong to somebody else
         exit_file.restore()
         return outcome.rank == 0
-    if outcome.code == PEER_CODE:
+    if outcome.code == PEER_CODE and outcome.reason != HANG_REASON:  # of a hang every watcher knows the cause
         deadline = time.monotonic() + FIRST_CAUSE_SECONDS
         while exit_file.read() is None and time.monotonic() < deadline:
             time.sleep(0.05)

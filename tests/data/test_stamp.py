@@ -128,8 +128,8 @@ def test_processes_that_open_at_once(path):
 def test_a_file_that_changes_under_the_verification(path, monkeypatch):
     prefix = path / "train" if path.is_dir() else path
 
-    def disturbed(file):
-        found = describe_file(file)
+    def disturbed(file, tick):
+        found = describe_file(file, tick)
         os.utime(prefix.with_suffix(".bin"), ns=(0, 0))
         return found
 
