@@ -3,7 +3,9 @@
 Pure: imports neither torch nor a tracking library.
 """
 
+import errno
 import json
+import logging
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -13,12 +15,17 @@ from typing import Any, Self
 
 from .errors import StorageError
 
+MOST_HELD = 8 * 2**20  # bytes of lines that wait for a full disk to have room again
+_PASSING = {errno.ENOSPC, errno.EDQUOT}  # somebody may free space
+_log = logging.getLogger(__name__)
+
 
 class StepLog:
     """Appends lines of JSON, each with its step, to a file that readers may follow.
 
     Each `append` is one `write` on an `O_APPEND` descriptor, so SIGKILL leaves at most one torn line, the last one. Opening removes a
-    torn last line, so that the next line starts where it should.
+    torn last line, so that the next line starts where it should. What a full disk does not take is held in memory and written, in
+    order, as soon as there is room; `flush` and `close` raise where there still is none, so nothing is lost in silence.
 
     Args:
         path: the file; its folder must exist.
@@ -29,21 +36,48 @@ class StepLog:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
+        self._held = b""
         self._descriptor = self._open()
 
     def append(self, lines: bytes) -> None:
         """Append whole lines, from `encode`.
 
         Raises:
-            StorageError: the disk is full or failing; the file still ends in a whole line.
+            StorageError: the disk is failing, or has been full for too long; the file still ends in a whole line.
+        """
+        waiting = bool(self._held)
+        self._held += lines
+        try:
+            self._write_held()
+        except OSError as error:
+            if error.errno not in _PASSING or len(self._held) > MOST_HELD:
+                raise self._storage_error(error) from error
+            if not waiting:
+                _log.warning("%s cannot be written (%s): its lines are held in memory until there is room", self.path, error.strerror)
+        else:
+            if waiting:
+                _log.warning("%s is written again, with all lines that were held", self.path)
+
+    def flush(self) -> None:
+        """Every line is on the disk.
+
+        Raises:
+            StorageError: the disk is full or failing.
         """
         try:
-            written = os.write(self._descriptor, lines)
-            if written < len(lines):
-                os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)
-                raise OSError(f"{written} of {len(lines)} bytes written")
+            self._write_held()
+            os.fsync(self._descriptor)
         except OSError as error:
             raise self._storage_error(error) from error
+
+    def _write_held(self) -> None:
+        if not self._held:
+            return
+        written = os.write(self._descriptor, self._held)
+        if written < len(self._held):
+            os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+        self._held = b""
 
     def cut_after(self, step: int) -> None:
         """Drop every torn line and every line of a later step than `step`, in one atomic replacement.
@@ -51,6 +85,10 @@ class StepLog:
         A resume calls it with its checkpoint's step (a fresh start with 0), before it records anything, so that each step stands in the
         file once.
         """
+        try:
+            self._write_held()
+        except OSError as error:
+            raise self._storage_error(error) from error
         kept, dropped = [], False
         for line in whole_lines(self.path.read_bytes()):
             row = decode(line)
@@ -74,9 +112,24 @@ class StepLog:
         self.close()
         self._descriptor = self._open()
 
+    def reopen(self) -> None:
+        """Goes on in the file of this name, which another process has replaced."""
+        self.close()
+        self._descriptor = self._open()
+
     def close(self) -> None:
-        """Close the file; it is on disk once the system writes back, and in every reader's sight already."""
-        if self._descriptor >= 0:
+        """Close the file; it is on disk once the system writes back, and in every reader's sight already.
+
+        Raises:
+            StorageError: lines were held, and there still is no room for them.
+        """
+        if self._descriptor < 0:
+            return
+        try:
+            self._write_held()
+        except OSError as error:
+            raise self._storage_error(error) from error
+        finally:
             os.close(self._descriptor)
             self._descriptor = -1
 
@@ -84,7 +137,12 @@ class StepLog:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
+        try:
+            self.close()
+        except StorageError as lost:
+            if error is None:
+                raise
+            _log.error("%s", lost)  # what ends the run already is the first cause
 
     def _open(self) -> int:
         try:

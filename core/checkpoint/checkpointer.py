@@ -3,46 +3,54 @@
 import hashlib
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
-from .folder import folder_name, hint_fault, remove_older, remove_staged, step_folders, whole_folders
+from .committer import Around, Committer
+from .folder import folder_name, hint_fault, step_folders, whole_folders
 from .fragment import Fragment
 from .ranks import Ranks, not_shared
 from .reader import Checkpoint, LoadReport
-from .saving import commit, stage, staged_folder, write
 from .strict_json import DamagedError
-from .writer import entries_of
 
 _log = logging.getLogger(__name__)
 
 
+def _nothing() -> None:
+    return
+
+
 class Checkpointer:
-    """The checkpoints of a run, as one rank sees them. All ranks call `save` and `load_newest` together.
+    """The checkpoints of a run, as one rank sees them. All ranks call its methods together, but for `votes`.
 
     Args:
         directory: `checkpoints/` of the run, on a file system that all ranks share.
         keep: how many whole checkpoints stay, at least 1.
         rank, world_size: this process, and how many there are.
         agree: True on every rank exactly if every rank passed True; no rank leaves before all have entered.
+        fence: raises FolderInUseError where the run folder belongs to a newer attempt.
+        tick: told of each block that is read or written.
+        asynchronous: a save blocks only for a copy to host memory; another process writes.
     """
 
-    def __init__(self, directory: Path, *, keep: int, rank: int, world_size: int, agree: Callable[[bool], bool]) -> None:
+    def __init__(self, directory: Path, *, keep: int, rank: int, world_size: int, agree: Callable[[bool], bool],  # noqa: PLR0913
+                 fence: Callable[[], None] = _nothing, tick: Callable[[], None] = _nothing, asynchronous: bool = False) -> None:
         if keep < 1:
             raise ValueError(f"checkpoint.keep={keep} must be at least 1")
         self._directory = directory
-        self._keep = keep
         self._ranks = Ranks(rank, world_size, agree)
+        self._tick = tick
+        self._committer = Committer(directory, self._ranks, Around(keep=keep, asynchronous=asynchronous, fence=fence, tick=tick))
 
     def save(
         self, *, step: int, samples_seen: int, config: Mapping[str, Any], extra: Mapping[str, Any], fragments: Iterable[Fragment]
     ) -> Path:
         """Save the state of all ranks; a folder of the same step is replaced.
 
-        What was written is read back before it counts, and only then are older checkpoints removed. If a rank fails, every rank
-        raises its error, nothing of the attempt stays, and the older checkpoints are as they were.
+        If a rank fails, every rank raises its error, nothing of the attempt stays, and the older checkpoints are as they were. What was
+        committed is then read back beside the training, and only when all ranks have found it right are older ones removed: at a step's
+        edge (`at_edge`), before the next save, or by `finish`, which must come last. An asynchronous save is committed there, too.
 
         Args:
             step, samples_seen: progress.
@@ -54,30 +62,55 @@ class Checkpointer:
             The folder.
 
         Raises:
-            StorageError: a disk is full or fails, on some rank.
+            StorageError: a disk is full or fails, on some rank; also where the save before this one did.
             CheckpointError: the ranks disagree, or their parts do not make a whole.
+            NonFiniteError: an element is NaN or infinite.
+            FolderInUseError: the run folder belongs to a newer attempt.
         """
-        directory, rank = self._directory, self._ranks.rank
-        leads = rank == 0
+        self._committer.save(step=step, samples_seen=samples_seen, record={"config": config, "extra": extra}, fragments=fragments)
+        return self._directory / folder_name(step)
 
-        def part() -> None:
-            write(staged_folder(directory, step, rank), rank, entries_of(fragments), step=step, samples_seen=samples_seen)
+    def expect(self, *, own: int, total: int) -> None:
+        """How large a checkpoint will be: checked against the free space ahead of each save.
 
-        def whole() -> None:
-            commit(staged_folder(directory, step, rank), self._ranks.world_size, step=step, config=config, extra=extra)
+        Args:
+            own, total: bytes that this rank, and all ranks, will write, about.
+        """
+        self._committer.expect(own=own, total=total)
 
-        try:
-            self._ranks.together(directory, lambda: stage(directory, step) if leads else None)
-            self._ranks.together(directory, part)
-            self._ranks.together(directory, lambda: whole() if leads else None)
-        except BaseException:
-            if leads:
-                with suppress(OSError):  # what stays is removed by the next save
-                    remove_staged(directory)
-            raise
-        if leads:
-            self._prune(directory / folder_name(step))
-        return directory / folder_name(step)
+    def together(self, action: Callable[[], None]) -> None:
+        """Do something on every rank that may fail; if it does on one, every rank raises that rank's error."""
+        self._ranks.together(self._directory, action)
+
+    @property
+    def committed(self) -> Path | None:
+        """The folder that was committed last."""
+        return self._committer.committed
+
+    @property
+    def verified(self) -> Path | None:
+        """The folder that was last read back and found right on all ranks."""
+        return self._committer.verified
+
+    def votes(self) -> list[float]:
+        """For the next step's edge: whether this rank is busy with a save, and whether its part has failed."""
+        return [float(self._committer.busy()), float(self._committer.failed())]
+
+    def at_edge(self, busy: float, failed: float) -> None:
+        """A step's edge: commits, checks and removes what the ranks agree on. Errors as `save`.
+
+        Args:
+            busy, failed: the votes, summed over all ranks.
+        """
+        self._committer.at_edge(busy=busy > 0, failed=failed > 0)
+
+    def finish(self) -> None:
+        """Wait until the last save is committed and verified, and older ones are gone. Errors as `save`."""
+        self._committer.finish()
+
+    def close(self) -> None:
+        """End the process that writes; call `finish` first, or lose what it has not committed."""
+        self._committer.close()
 
     def open(self, folder: Path) -> Checkpoint:
         """The checkpoint in a folder.
@@ -165,15 +198,6 @@ class Checkpointer:
             raise fault
         if fault:
             _log.warning("`latest` is of no use, going by the folders' names: %s", fault)
-
-    def _prune(self, target: Path) -> None:
-        try:
-            gone = remove_older(self._directory, keep=self._keep, verified=target)
-        except OSError as error:  # the new checkpoint is safe; one folder too many is no reason to stop
-            _log.warning("an old checkpoint could not be deleted: %s", error)
-            return
-        if gone:
-            _log.info("deleted %s", ", ".join(folder.name for folder in gone))
 
 
 def _fingerprint(folders: list[Path]) -> int:

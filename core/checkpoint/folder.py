@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..errors import CheckpointError
 from .manifest import MANIFEST, MOST_BYTES, Manifest, parse
-from .storage import open_regular, read_bounded, sync_directory, write_durably
+from .storage import open_regular, patiently, read_bounded, sync_directory, write_durably
 from .strict_json import DamagedError, damaged
 
 LATEST = "latest"
@@ -107,7 +107,7 @@ def write_hint(directory: Path, name: str) -> None:
     staged = directory / f"{LATEST}.tmp"
     staged.unlink(missing_ok=True)
     write_durably(staged, f"{name}\n".encode("ascii"))
-    os.rename(staged, directory / LATEST)
+    patiently(lambda: os.rename(staged, directory / LATEST))
     sync_directory(directory)
 
 
@@ -152,6 +152,16 @@ def remove_older(directory: Path, *, keep: int, verified: Path) -> list[Path]:
     for folder in doomed:
         _remove(folder)
     return doomed
+
+
+def discard(directory: Path, folder: Path) -> None:
+    """Delete a checkpoint that does not read back as it was written; `latest` names the newest that is left."""
+    _remove(folder)
+    rest = next(whole_folders(directory), None)
+    if rest is None:
+        (directory / LATEST).unlink(missing_ok=True)
+    else:
+        write_hint(directory, rest[0].name)
 
 
 def _remove(folder: Path) -> None:

@@ -1,15 +1,19 @@
 """What the ranks of a save tell each other through its folder: part lists, and failures. Pure."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from ..errors import CheckpointError, RunError, StorageError
+from ..errors import CheckpointError, FolderInUseError, NonFiniteError, RunError, StorageError
 from .manifest import MOST_BYTES, SavedFile, SavedTensor, fault_of, files_fields, read_files, read_tensors, sealed, tensor_fields, unsealed
 from .storage import read_bounded
 from .strict_json import DamagedError, Fields
 
-_ERRORS = {"StorageError": StorageError, "CheckpointError": CheckpointError}
+_ERRORS: dict[str, type[RunError]] = {
+    each.__name__: each for each in (StorageError, CheckpointError, NonFiniteError, FolderInUseError)
+}
 MOST_NOTE_BYTES = 2**20
 
 
@@ -34,14 +38,16 @@ def part_path(staged: Path, rank: int) -> Path:
 
 
 def write_part(staged: Path, rank: int, part: Part) -> None:
-    """List what a rank has written. Not synced: it is read and deleted before the commit."""
+    """List what a rank has written, in one step: rank 0 may be waiting for it. Not synced: it is deleted before the commit."""
     fields = {
         "step": part.step,
         "samples_seen": part.samples_seen,
         "tensors": [tensor_fields(tensor) for tensor in part.tensors],
         "files": files_fields(part.files),
     }
-    part_path(staged, rank).write_bytes(sealed(fields))
+    aside = staged / f".part-{rank:05d}.json"
+    aside.write_bytes(sealed(fields))
+    os.rename(aside, part_path(staged, rank))
 
 
 def read_part(staged: Path, rank: int) -> Part:
@@ -99,18 +105,27 @@ def _inconsistent(what: str) -> CheckpointError:
     return CheckpointError(f"the ranks' parts do not make one checkpoint: {what}", do="report this: the ranks no longer do the same")
 
 
-def note_failure(staged: Path, rank: int, error: Exception) -> None:
-    """Leave word of a failure for the other ranks. Where the disk takes not even that, they know only that there was one."""
-    kind = next((name for name, known in _ERRORS.items() if isinstance(error, known)), "CheckpointError")
+def failure_fields(rank: int, error: Exception) -> dict[str, str]:
+    """A rank's failure, as another process is told of it."""
     told = isinstance(error, RunError)
-    fields = {
-        "kind": kind,
+    return {
+        "kind": next((name for name, known in _ERRORS.items() if isinstance(error, known)), "CheckpointError"),
         "message": f"rank {rank}: {error}" if told else f"rank {rank}: {type(error).__name__}: {error}",
         "do": error.do if isinstance(error, RunError) else "see the traceback in that rank's log",
         "file": (error.file or "") if isinstance(error, RunError) else "",
     }
+
+
+def failure_of(fields: Mapping[str, Any]) -> RunError:
+    """The inverse of `failure_fields`."""
+    values = {key: str(fields.get(key, "")) for key in ("kind", "message", "do", "file")}
+    return _ERRORS.get(values["kind"], CheckpointError)(values["message"], do=values["do"], file=values["file"] or None)
+
+
+def note_failure(staged: Path, rank: int, error: Exception) -> None:
+    """Leave word of a failure for the other ranks. Where the disk takes not even that, they know only that there was one."""
     try:
-        (staged / f"failure-{rank:05d}.json").write_bytes(sealed(fields))
+        (staged / f"failure-{rank:05d}.json").write_bytes(sealed(failure_fields(rank, error)))
     except OSError:
         return  # the error itself is raised on this rank; the others say that they were not told
 
@@ -122,6 +137,5 @@ def noted_failure(staged: Path) -> RunError | None:
             fields = Fields(unsealed(read_bounded(path, MOST_NOTE_BYTES), path), path)
         except DamagedError:
             continue  # cut short by a full disk
-        values = {key: str(fields.values.get(key, "")) for key in ("kind", "message", "do", "file")}
-        return _ERRORS.get(values["kind"], CheckpointError)(values["message"], do=values["do"], file=values["file"] or None)
+        return failure_of(fields.values)
     return None

@@ -5,12 +5,17 @@ import errno
 import os
 import shutil
 import stat
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 from ..errors import StorageError
 from .strict_json import damaged
 
+Result = TypeVar("Result")
+STALE_WAITS = (0.5, 1.5, 4.0)  # seconds before each further attempt at a file that its server has lost sight of
 ROOM_FACTOR = 2.2  # the newest checkpoint stays until the next one is committed, and a little more
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -20,6 +25,7 @@ _WAYS_OUT = {
     errno.EDQUOT: "free some of your quota, or set run.directory to another disk",
     errno.EROFS: "make the file system writable, or set run.directory to one that is",
     errno.EIO: "the disk or its server is failing: see dmesg, and set run.directory to another one",
+    errno.ESTALE: "see that the file server answers and is mounted, or set run.directory to another disk",
     errno.EACCES: "give this user the right to write there, or set run.directory elsewhere",
 }
 
@@ -57,6 +63,37 @@ def check_room(directory: Path, need_bytes: int) -> None:
         )
 
 
+def check_free(directory: Path, need_bytes: int) -> None:
+    """Refuse a save that its disk cannot hold, before a byte is written.
+
+    Args:
+        directory: of the checkpoints.
+        need_bytes: what all ranks will write.
+
+    Raises:
+        StorageError: less is free.
+    """
+    free = free_bytes(directory)
+    if free < need_bytes:
+        raise StorageError(f"cannot save to {directory}: it needs {in_words(need_bytes)}, and {in_words(free)} are free",
+                           do=_WAYS_OUT[errno.ENOSPC], file=str(directory))
+
+
+def patiently(call: Callable[[], Result]) -> Result:
+    """Open or rename on a network disk whose server was away for a moment: ESTALE is tried again, three times in 6 s at most.
+
+    Never for fsync: what a failed fsync was to write is gone.
+    """
+    for wait in STALE_WAITS:
+        try:
+            return call()
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                raise
+            time.sleep(wait)
+    return call()
+
+
 def free_bytes(path: Path) -> int:
     """Bytes this user may still write on the disk of `path`, which need not exist."""
     place = path.absolute()
@@ -82,7 +119,7 @@ def write_durably(path: Path, content: bytes) -> None:
         StorageError: it could not be written; no part of it stays, so that there is room for a word to the other ranks.
     """
     try:
-        with path.open("xb") as file:
+        with patiently(lambda: path.open("xb")) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -95,7 +132,7 @@ def write_durably(path: Path, content: bytes) -> None:
 
 def sync_directory(directory: Path) -> None:
     """Make the names in a directory durable."""
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    handle = patiently(lambda: os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
     try:
         os.fsync(handle)
     finally:
@@ -137,15 +174,15 @@ def put_in_place(staged: Path, target: Path) -> None:
     Where the file system can exchange two names at once, there is no moment without a whole folder under the final name.
     """
     if not os.path.lexists(target):
-        os.rename(staged, target)
+        patiently(lambda: os.rename(staged, target))
         sync_directory(target.parent)
         return
     aside = staged.with_name(f"{staged.name.removesuffix('.tmp')}.old.tmp")
-    if _exchange(staged, target):
-        os.rename(staged, aside)
+    if patiently(lambda: _exchange(staged, target)):
+        patiently(lambda: os.rename(staged, aside))
     else:
-        os.rename(target, aside)
-        os.rename(staged, target)
+        patiently(lambda: os.rename(target, aside))
+        patiently(lambda: os.rename(staged, target))
     sync_directory(target.parent)
     if aside.is_symlink():  # somebody had moved the older one elsewhere; that copy is not ours to delete
         aside.unlink()

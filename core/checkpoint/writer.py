@@ -1,22 +1,19 @@
-"""Writes what one rank holds: a safetensors file, hashed while it is written, and the list of what lies in it."""
+"""What one rank writes: the bytes of a safetensors file, made a block at a time, and the list of what lies in it."""
 
 import json
-import os
-from collections.abc import Iterable, Iterator
+from bisect import bisect_right
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO
+from functools import cached_property
+from itertools import accumulate
 
 import torch
-import xxhash
 
 from .dtypes import ITEM_SIZES, SAFETENSORS_NAMES
+from .finite import FloatSpan, is_float, merged
 from .fragment import Fragment
-from .manifest import BLOCK_BYTES, SavedFile, SavedSlice, SavedTensor
-from .slices import Box, chunks, global_boxes, strides
-
-CHUNK_BYTES = 16 * 2**20  # most bytes copied from a device at once
-BUFFER_BYTES = 2**20  # gathers small slices into one write
+from .manifest import BLOCK_BYTES, SavedSlice, SavedTensor
+from .slices import Box, flat_boxes, global_boxes, strides
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,41 +49,105 @@ def live_box(fragment: Fragment, local_starts: tuple[int, ...], shape: tuple[int
     return flat.as_strided(shape, steps, flat.storage_offset() + first - fragment.start)
 
 
-def write_rank_file(path: Path, entries: list[Entry]) -> tuple[list[SavedTensor], SavedFile]:
-    """Write and sync one safetensors file.
+class Image:
+    """The bytes of a rank's file, header first, as a function of live storage.
 
     Args:
-        path: the new file.
         entries: its slices, in order.
-
-    Returns:
-        Its tensors (each with the slices that lie here), and its size and block checksums.
     """
-    header = _header(entries)
-    offset = len(header)
-    slices: dict[tuple[str, str], list[SavedSlice]] = {}
-    first: dict[tuple[str, str], Fragment] = {}
-    with path.open("xb", buffering=BUFFER_BYTES) as file:
-        sink = HashedFile(file)
-        sink.write(header)
-        for entry in entries:
-            for piece in _bytes_of(entry.elements):
-                sink.write(piece)
+
+    header: bytes
+    size: int
+
+    def __init__(self, entries: list[Entry]) -> None:
+        self._entries = entries
+        self.header = _header(entries)
+        self._offsets = list(accumulate((entry.size for entry in entries), initial=len(self.header)))
+        self.size = self._offsets[-1]
+
+    def tensors(self, file: str) -> list[SavedTensor]:
+        """What lies in it: each tensor with the slices that lie here.
+
+        Args:
+            file: its name.
+        """
+        first: dict[tuple[str, str], Fragment] = {}
+        slices: dict[tuple[str, str], list[SavedSlice]] = {}
+        for entry, offset in zip(self._entries, self._offsets[:-1], strict=True):
             key = entry.fragment.name, entry.fragment.kind
             first.setdefault(key, entry.fragment)
-            slices.setdefault(key, []).append(SavedSlice(path.name, offset, entry.box))
-            offset += entry.size
-        file.flush()
-        os.fsync(file.fileno())
-    saved = sink.finish()
-    assert saved.size == offset, f"{path} has {saved.size} bytes instead of {offset}"
-    tensors = [SavedTensor(*key, first[key].dtype, tuple(first[key].shard.shape), tuple(parts)) for key, parts in slices.items()]
-    return tensors, saved
+            slices.setdefault(key, []).append(SavedSlice(file, offset, entry.box))
+        return [SavedTensor(*key, first[key].dtype, tuple(first[key].shard.shape), tuple(parts)) for key, parts in slices.items()]
+
+    def floats(self) -> list[FloatSpan]:
+        """Where its floating-point elements lie."""
+        return merged([
+            FloatSpan(offset, offset + entry.size, entry.fragment.dtype, f"{entry.fragment.name} ({entry.fragment.kind})")
+            for entry, offset in zip(self._entries, self._offsets[:-1], strict=True) if is_float(entry.fragment.dtype)
+        ])
+
+    @cached_property
+    def on_device(self) -> bool:
+        """Whether an element lies on a GPU."""
+        return any(entry.elements.is_cuda for entry in self._entries)
+
+    def fill(self, target: memoryview, begin: int) -> None:
+        """Copy bytes [begin, begin + len(target)) of the file.
+
+        Args:
+            target: writable host memory; page-locked, it is filled from a GPU without a stop between tensors.
+            begin: a multiple of 8, or of the widest element.
+        """
+        end = begin + len(target)
+        if begin < len(self.header):
+            part = self.header[begin:end]
+            target[: len(part)] = part
+        at = max(bisect_right(self._offsets, begin) - 1, 0)
+        while at < len(self._entries) and self._offsets[at] < end:
+            offset, entry = self._offsets[at], self._entries[at]
+            low, high = max(begin, offset), min(end, offset + entry.size)
+            if low < high:
+                _copy(entry.elements, low - offset, high - low, target[low - begin : high - begin])
+            at += 1
+        if self.on_device:
+            torch.cuda.synchronize()
+
+
+class BlockBuffer:
+    """Blocks of an image, each in one of two buffers by turns: no second copy of the state is ever in memory.
+
+    Args:
+        image: of the file.
+    """
+
+    def __init__(self, image: Image) -> None:
+        self._image = image
+        self._buffers = [bytearray(min(BLOCK_BYTES, image.size)) for _ in range(2)]
+
+    def block(self, begin: int, end: int) -> memoryview:
+        """Bytes [begin, end); good until the next call but one."""
+        target = memoryview(self._buffers[begin // BLOCK_BYTES % 2])[: end - begin]
+        self._image.fill(target, begin)
+        return target
+
+
+def _copy(elements: torch.Tensor, begin: int, count: int, target: memoryview) -> None:
+    """Bytes [begin, begin + count) of the elements in row-major order."""
+    size = elements.element_size()
+    flat = torch.frombuffer(target, dtype=elements.dtype)
+    if elements.is_contiguous():
+        flat.copy_(elements.view(-1)[begin // size : (begin + count) // size], non_blocking=True)
+        return
+    done = 0
+    for box in flat_boxes(tuple(elements.shape), begin // size, (begin + count) // size):
+        piece = elements[tuple(slice(start, box.end(dim)) for dim, start in enumerate(box.starts))]
+        flat[done : done + box.size].view(box.shape).copy_(piece, non_blocking=True)
+        done += box.size
 
 
 def _header(entries: list[Entry]) -> bytes:
     """Length and JSON header of a safetensors file (github.com/huggingface/safetensors, "Format"), padded to 8 bytes."""
-    fields: dict[str, object] = {}
+    fields: dict[str, dict[str, object]] = {}
     offset = 0
     for entry in entries:
         key = f"{entry.fragment.name}:{entry.fragment.kind}:{','.join(map(str, entry.box.starts))}"
@@ -97,47 +158,3 @@ def _header(entries: list[Entry]) -> bytes:
     text = json.dumps(fields, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
-
-
-def _bytes_of(elements: torch.Tensor) -> Iterator[memoryview]:
-    """The elements in row-major order as host bytes, a bounded piece at a time."""
-    shape = tuple(elements.shape)
-    for box in chunks(shape, strides(shape), CHUNK_BYTES // elements.element_size()):
-        piece = elements[tuple(slice(start, box.end(dim)) for dim, start in enumerate(box.starts))]
-        yield piece.contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data
-
-
-class HashedFile:
-    """Writes a file and takes the XXH3-128 of each of its blocks on the way.
-
-    Args:
-        file: open for writing.
-    """
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self._size = 0
-        self._hash = xxhash.xxh3_128()
-        self._blocks: list[str] = []
-
-    def write(self, content: bytes | memoryview) -> None:
-        """Append bytes."""
-        rest = memoryview(content)
-        self._file.write(rest)
-        while rest:
-            part = rest[: BLOCK_BYTES - self._size % BLOCK_BYTES]
-            self._hash.update(part)
-            self._size += len(part)
-            rest = rest[len(part) :]
-            if self._size % BLOCK_BYTES == 0:
-                self._end_block()
-
-    def finish(self) -> SavedFile:
-        """Size and checksums of all that was written."""
-        if self._size % BLOCK_BYTES:
-            self._end_block()
-        return SavedFile(self._size, tuple(self._blocks))
-
-    def _end_block(self) -> None:
-        self._blocks.append(self._hash.hexdigest())
-        self._hash = xxhash.xxh3_128()
