@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from ..data.batch import Batch, stack
 from ..data.dataset import ValidationSet
@@ -13,6 +14,12 @@ from ..parallel.context import LayerGroups
 from .inputs import MicroBatch, micro_batch
 from .loss import LossModel
 from .relay import Pipeline
+
+PASSES = 16  # forward passes between two questions whether to stop, for each stage: a pipeline fills and drains between them
+
+
+class EvaluationStoppedError(Exception):
+    """It was cut short, on all ranks at the same place."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +36,9 @@ class EvaluationResult:
 
 
 @torch.no_grad()
-def evaluate(model: LossModel | Pipeline, validation: ValidationSet, *, micro_size: int, samples: int, data_group: dist.ProcessGroup,
-             document_mask: bool, device: torch.device, progress: Callable[[int, int], None] | None = None) -> EvaluationResult:
+def evaluate(model: LossModel | Pipeline, validation: ValidationSet, *, micro_size: int, samples: int,  # noqa: PLR0913
+             data_group: dist.ProcessGroup, document_mask: bool, device: torch.device,
+             progress: Callable[[int, int], None] | None = None, stop: Callable[[], bool] | None = None) -> EvaluationResult:
     """Every rank of the data axis takes its share; all do the same number of forward passes, because ZeRO-3's are collective.
 
     The ranks of one context group take the same windows, and each its own tokens of them.
@@ -44,6 +52,10 @@ def evaluate(model: LossModel | Pipeline, validation: ValidationSet, *, micro_si
         document_mask: as in training.
         device: of the model.
         progress: told the forward passes done and their number.
+        stop: asked now and then, by all ranks together; its answer must be the same on all.
+
+    Raises:
+        EvaluationStoppedError: `stop` said so.
     """
     count = min(samples, len(validation)) if samples else len(validation)
     groups = model.groups
@@ -53,10 +65,21 @@ def evaluate(model: LossModel | Pipeline, validation: ValidationSet, *, micro_si
     def micro(number: int) -> MicroBatch:
         return _micro(validation, batches[number], micro_size=micro_size, document_mask=document_mask, device=device, groups=groups)
 
-    sums = model.loss_sums(len(batches), micro, None if progress is None else lambda done: progress(done, len(batches)))
+    sums = torch.zeros(2, dtype=torch.float64, device=device)
+    part = len(batches) if stop is None else PASSES * (model.placement.num_stages if isinstance(model, Pipeline) else 1)
+    for first in range(0, len(batches), max(part, 1)):
+        if first and stop is not None and stop():
+            raise EvaluationStoppedError
+        sums += _part(model, range(first, min(first + part, len(batches))), micro, progress, of=len(batches))
     dist.all_reduce(sums, group=data_group)
     tokens = int(sums[1])
     return EvaluationResult(loss=float(sums[0]) / max(tokens, 1), tokens=tokens)
+
+
+def _part(model: LossModel | Pipeline, numbers: range, micro: Callable[[int], MicroBatch],
+          progress: Callable[[int, int], None] | None, *, of: int) -> Tensor:
+    told = None if progress is None else lambda done: progress(numbers.start + done, of)
+    return model.loss_sums(len(numbers), lambda number: micro(numbers[number]), told)
 
 
 def shares(count: int, *, micro_size: int, rank: int, size: int) -> Iterator[Sequence[int]]:

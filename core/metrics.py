@@ -70,6 +70,14 @@ VALIDATION_KEYS = tuple(ValidationMetrics.__dataclass_fields__)
 class MetricsLog(StepLog):
     """`metrics.jsonl`: training and validation lines."""
 
+    def validated(self, step: int) -> bool:
+        """Whether the validation after a step stands there, which is the newest one."""
+        for line in reversed(list(whole_lines(self.path.read_bytes()))):
+            row = decode(line)
+            if row is not None and (row["step"] < step or "validation_loss" in row):
+                return bool(row["step"] == step)
+        return False
+
     def record(self, metrics: StepMetrics | ValidationMetrics) -> None:
         """Append one line.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from ..conf.schema import Config
 from ..data.dataset import ValidationSet
@@ -20,7 +21,7 @@ from .device import peak_memory_bytes
 from .engine.build import Built
 from .engine.engine import StepResult
 from .errors import Preempted
-from .evaluation import EvaluationResult, evaluate
+from .evaluation import EvaluationResult, EvaluationStoppedError, evaluate
 from .inputs import micro_batch
 from .metrics import MetricsLog, StepMetrics, ValidationMetrics
 from .oversight import Oversight
@@ -106,23 +107,29 @@ class Trainer:
             Preempted: asked to stop; the checkpoint is committed.
         """
         saved = self.progress.step  # nothing new to save yet
-        while self.progress.step < self.last_step:
+        stopping, owes = self._on_any_rank(self.oversight.stop_requested(), self._validation_missing())
+        if owes and not stopping:  # the last start was stopped before it could
+            stopping = self._stopped_evaluating()
+            owes = stopping
+        while self.progress.step < self.last_step and not stopping:
             result = self.train_one_step()
             stopping = result.votes[STOP] > 0
             if self._audit_due():
                 self.built.replicas.check()
-            if self._evaluation_due():
-                self.evaluate()
+            owes = self._evaluation_due()
+            if owes and not stopping:  # a stop must not wait for it: the next start makes up for it
+                stopping = self._stopped_evaluating()
+                owes = stopping
             if self._checkpoint_due() or stopping:
                 self.save()
                 saved = self.progress.step
-            if stopping and self.progress.step < self.last_step:
-                raise Preempted(f"stopped by a signal after step {self.progress.step}; its checkpoint is saved",
-                                do="start the same command again to go on")
             if self.watch is not None and self.progress.step == self.last_step:
                 self.watch.console.stage_memory(result.stage_memory_bytes)
         if saved < self.progress.step:
             self.save()
+        if stopping and (owes or self.progress.step < self.last_step):
+            where = f"after step {self.progress.step}; its checkpoint is saved" if self.progress.step else "before the first step"
+            raise Preempted(f"stopped by a signal {where}", do="start the same command again to go on")
         return "completed" if self.progress.step >= self.config.train.steps else "stop_at"
 
     def train_one_step(self) -> StepResult:
@@ -157,19 +164,31 @@ class Trainer:
         self.watch.metrics.record(metrics)
         self.watch.console.step(metrics)
 
-    def evaluate(self) -> EvaluationResult | None:
-        """Validation loss, recorded by rank 0."""
-        if self.validation is None:
-            return None
+    def evaluate(self) -> EvaluationResult:
+        """Validation loss, recorded by rank 0.
+
+        Raises:
+            EvaluationStoppedError: a rank was asked to stop.
+        """
+        assert self.validation is not None
         self.oversight.pulse.enter(Phase.evaluation, self.progress.step)
         with self.built.engine.evaluating() as model:
             result = evaluate(model, self.validation, micro_size=self.config.batch.micro_size, samples=self.config.evaluation.samples,
-                              data_group=self.context.data, document_mask=self.config.data.document_mask, device=self.device)
+                              data_group=self.context.data, document_mask=self.config.data.document_mask, device=self.device,
+                              stop=lambda: self._on_any_rank(self.oversight.stop_requested())[0])
         if self.watch is not None:
             metrics = ValidationMetrics(step=self.progress.step, validation_loss=result.loss, validation_perplexity=result.perplexity)
             self.watch.metrics.record(metrics)
             self.watch.console.validation(metrics)
         return result
+
+    def _stopped_evaluating(self) -> bool:
+        """Evaluates; whether a stop cut it short."""
+        try:
+            self.evaluate()
+        except EvaluationStoppedError:
+            return True
+        return False
 
     def save(self) -> None:
         """Commits a checkpoint of this step; every rank takes part."""
@@ -192,4 +211,16 @@ class Trainer:
 
     def _evaluation_due(self) -> bool:
         interval = self.config.evaluation.interval
+        if self.validation is None or self.progress.step == 0:
+            return False
         return self.progress.step == self.last_step or (interval > 0 and self.progress.step % interval == 0)
+
+    def _validation_missing(self) -> bool:
+        """Whether rank 0 finds no line of an evaluation that was due at the step from which this start goes on."""
+        return self.watch is not None and self._evaluation_due() and not self.watch.metrics.validated(self.progress.step)
+
+    def _on_any_rank(self, *flags: bool) -> tuple[bool, ...]:
+        """Whether each flag is raised on some rank; collective."""
+        raised = torch.tensor(flags, dtype=torch.float32, device=self.device)
+        dist.all_reduce(raised, op=dist.ReduceOp.MAX)
+        return tuple(flag > 0 for flag in raised.tolist())
