@@ -1,5 +1,6 @@
 """How the global batch of one step is divided among data ranks and micro-batches. Pure arithmetic."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -55,6 +56,17 @@ class BatchPlan:
         first = step * self.global_size + dp_rank * self.micro_size
         blocks = (first + a * self.dp * self.micro_size for a in range(self.accumulation_steps))
         return [start + offset for start in blocks for offset in range(self.micro_size)]
+
+    def samples_from(self, step: int, samples_seen: int, dp_rank: int) -> Callable[[int], list[int]]:
+        """As `samples`, for a run of which this step begins at that sample: its batch size was changed, or it passed samples over.
+
+        Args:
+            step: 0-based.
+            samples_seen: global index of that step's first sample.
+            dp_rank: 0-based place on the data axis.
+        """
+        first = samples_seen - step * self.global_size
+        return lambda number: [first + index for index in self.samples(number, dp_rank)]
 
 
 def nearest_multiples(size: int, unit: int) -> list[int]:

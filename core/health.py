@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import Any, Self
 
 from ..conf.health_schema import HealthConfig, NonFinite, Spike
 from .errors import NonFiniteError
@@ -111,6 +111,18 @@ class Health:
         self.overflows = 0  # of fp16's loss scale, of the whole run
         self.rewinds = 0  # of this start
 
+    @classmethod
+    def resumed(cls, config: HealthConfig, extra: Mapping[str, Any]) -> Self:
+        """As a checkpoint left it.
+
+        Args:
+            config: section `health`.
+            extra: what the checkpoint says beside its tensors; empty where there is none.
+        """
+        health = cls(config)
+        health.restore(extra.get("health", {}))
+        return health
+
     @property
     def settled(self) -> bool:
         """Whether the last step was healthy: a checkpoint in a row of skips would only push an older one out."""
@@ -140,6 +152,11 @@ class Health:
         """A step updated the model; returns its loss if it is a spike."""
         self.skips_in_row = 0
         return self._detector.judge(loss) if self._detector is not None else None
+
+    @property
+    def rewinding(self) -> bool:
+        """Whether a spike makes the run go back."""
+        return self._config.spike is Spike.rewind
 
     def rewind(self, what: str) -> None:
         """The run goes back to before a spike.

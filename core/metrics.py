@@ -27,6 +27,8 @@ class StepMetrics:
         memory_bytes: largest memory in use on this rank.
         stage_memory_bytes: the same of one rank for each place of the pipeline; written where there is one.
         routing: load of the experts and their losses, each under its own name; empty without experts.
+        skipped: the step's numbers were not finite, and it changed nothing; written only where it is so.
+        overflow: fp16 overflowed: the loss scale fell, and nothing else changed; written only where it is so.
     """
 
     step: int
@@ -41,12 +43,15 @@ class StepMetrics:
     memory_bytes: int
     stage_memory_bytes: Sequence[int] = ()
     routing: Mapping[str, float] = field(default_factory=dict)
+    skipped: bool = False
+    overflow: bool = False
 
     def fields(self) -> dict[str, Any]:
         """The line's entries."""
         found = {key: getattr(self, key) for key in STEP_KEYS}
         if len(self.stage_memory_bytes) > 1:
             found["stage_memory_bytes"] = list(self.stage_memory_bytes)
+        found |= {key: True for key in OUTCOMES if getattr(self, key)}
         return found | dict(self.routing)
 
 
@@ -63,7 +68,8 @@ class ValidationMetrics:
         return asdict(self)
 
 
-STEP_KEYS = tuple(key for key in StepMetrics.__dataclass_fields__ if key not in ("stage_memory_bytes", "routing"))
+OUTCOMES = ("skipped", "overflow")
+STEP_KEYS = tuple(key for key in StepMetrics.__dataclass_fields__ if key not in ("stage_memory_bytes", "routing", *OUTCOMES))
 VALIDATION_KEYS = tuple(ValidationMetrics.__dataclass_fields__)
 
 

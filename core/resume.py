@@ -2,7 +2,8 @@
 
 import logging
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +39,13 @@ class Resumed:
     Args:
         step, samples_seen: done.
         account: of all tensors over all ranks; None where nothing was loaded.
+        extra: what the checkpoint says beside its tensors.
     """
 
     step: int = 0
     samples_seen: int = 0
     account: Account | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 def agreed_config(config: Config) -> dict[str, Any]:
@@ -135,7 +138,7 @@ def resume(config: Config, built: Built, checkpointer: Checkpointer, agreed: dic
     built.state.set_counters(checkpoint.extra)
     built.state.after_load()
     built.engine.go_to(checkpoint.step)
-    return Resumed(checkpoint.step, checkpoint.samples_seen, account)
+    return Resumed(checkpoint.step, checkpoint.samples_seen, account, checkpoint.extra)
 
 
 def initialize_from(path: Path, built: Built) -> None:

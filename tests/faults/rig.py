@@ -187,7 +187,7 @@ class Run:
     def losses(self) -> dict[int, tuple[str, str]]:
         """Step -> loss and gradient norm to the last bit."""
         rows = [row for row in self.metrics() if "loss" in row]
-        found = {row["step"]: (float(row["loss"]).hex(), float(row["grad_norm"]).hex()) for row in rows}
+        found = {row["step"]: (exact(row["loss"]), exact(row["grad_norm"])) for row in rows}
         assert len(found) == len(rows), "a step stands twice"
         return found
 
@@ -219,6 +219,11 @@ class Run:
                     send(process, signal.SIGKILL)
             if start.code is None:
                 start.wait()
+
+
+def exact(number: float | None) -> str:
+    """A number to the last bit; what is not finite stands as null."""
+    return "not finite" if number is None else float(number).hex()
 
 
 def hashes(folder: Path) -> dict[tuple[str, str], str]:
