@@ -13,6 +13,8 @@ COMMANDS = {
     "evaluate": "loss and perplexity of a checkpoint on a corpus",
     "generate": "text from a checkpoint",
     "report": "a run's curves as PNG files and one HTML file",
+    "inspect": "what a checkpoint or a run contains; finds what is damaged",
+    "convert": "a checkpoint as plain safetensors weights",
     "bench": "measures what the performance table claims",
 }
 HELP = ("--help", "-h", "help")

@@ -45,10 +45,21 @@ EXAMPLES = {
         "hexareme report directory=runs/quickstart output=public/quickstart",
         "hexareme report 'directory=[runs/a, runs/b]' output=comparison",
     ),
+    "inspect": (
+        "hexareme inspect directory=runs/quickstart",
+        "hexareme inspect checkpoint=runs/quickstart/checkpoints/step-00000100 verify=true",
+        "hexareme inspect checkpoint=runs/quickstart/checkpoints/step-00000100 'filter=*.mlp.*' output=checkpoint.json",
+    ),
+    "convert": (
+        "hexareme convert path=runs/quickstart output=quickstart-weights",
+        "hexareme convert source=run target=safetensors path=runs/quickstart output=quickstart.safetensors dtype=bfloat16",
+        "hexareme convert path=runs/llama/checkpoints/step-00001000 output=llama shard_bytes=2000000000",
+    ),
     "bench": (
         "hexareme bench suite=overhead model=quickstart steps=100",
         "hexareme bench suite=bytes only=ZeRO-1 output=bytes.json",
         "hexareme bench suite=bubble quick=true",
+        "hexareme bench suite=checkpoint state_bytes=10000000000 ranks=2 directory=/scratch",
     ),
 }
 

@@ -1,6 +1,5 @@
 """Loads a checkpoint on any layout: each fragment takes what it needs from the slices that hold it, verified first."""
 
-import math
 import os
 import time
 from collections import Counter, defaultdict
@@ -15,11 +14,12 @@ from ...parallel.partition import ShardSpec
 from ..errors import CheckpointError
 from .accounting import Tally
 from .blocks import Block, BlockReaders, blocks_of, nothing, raise_it
-from .dtypes import ITEM_SIZES, convertible
+from .dtypes import convertible
 from .folder import read_manifest
 from .fragment import Fragment
-from .manifest import BLOCK_BYTES, MANIFEST, Manifest, SavedSlice, SavedTensor
-from .slices import Box, cut_at_blocks, global_boxes, strides
+from .manifest import MANIFEST, Manifest, SavedTensor
+from .pieces import Piece, pieces
+from .slices import Box, global_boxes
 from .storage import in_words
 from .strict_json import DamagedError, damaged
 from .writer import live_box
@@ -28,13 +28,10 @@ MOST_LISTED = 5  # differences in one message
 
 
 class Copy(NamedTuple):
-    """Elements to bring from one block of a file to live storage."""
+    """Elements to bring from a block to live storage."""
 
-    offset: int  # byte of the first element in the block
-    span: int  # elements from the first to the last, both included
-    steps: tuple[int, ...]  # strides of the elements in the block
+    piece: Piece
     target: torch.Tensor
-    saved: SavedTensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +240,8 @@ class Checkpoint:
                 common = placed.box.intersection(part.box)
                 if common is not None:
                     missing, count = missing - common.size, count + 1
-                    yield from _from_slice(saved, part, common, _sub_box(live, placed.box, common))
+                    for block, piece in pieces(saved, part, common):
+                        yield block, Copy(piece, _sub_box(live, placed.box, piece.box))
             if missing:
                 raise damaged(self.folder, f"{missing} elements of {fragment.name} ({fragment.kind}) are in no slice")
             tally.add(saved, placed.box, saved_from_here=fragment.write, slices=count)
@@ -251,38 +249,8 @@ class Checkpoint:
     def _use(self, block: Block, content: memoryview, copies: Iterable[Copy]) -> None:
         """Bring a verified block home."""
         with torch.no_grad():
-            for copy in copies:
-                flat = torch.frombuffer(content, dtype=getattr(torch, copy.saved.dtype), offset=copy.offset, count=copy.span)
-                elements = flat.as_strided(copy.target.shape, copy.steps)
-                if not _finite(elements):
-                    what = f"{copy.saved.name} ({copy.saved.kind}) holds numbers that are not finite in block {block.number}"
-                    raise damaged(self.folder / block.file, what)
-                copy.target.copy_(elements)
-
-
-def _from_slice(saved: SavedTensor, part: SavedSlice, common: Box, target: torch.Tensor) -> Iterator[tuple[Block, Copy]]:
-    """Copies from one slice of a file.
-
-    Args:
-        saved: the tensor.
-        part: the slice.
-        common: the box of it that is wanted.
-        target: live elements of that box.
-    """
-    size, steps = ITEM_SIZES[saved.dtype], strides(part.box.shape)
-    first = part.offset // size + common.offset_in(part.box)
-    for index, box in cut_at_blocks(common.shape, steps, first, BLOCK_BYTES // size):
-        start = first + sum(begin * step for begin, step in zip(box.starts, steps, strict=True))
-        span = 1 + sum((length - 1) * step for length, step in zip(box.shape, steps, strict=True))
-        piece = target[tuple(slice(begin, box.end(dim)) for dim, begin in enumerate(box.starts))]
-        yield Block(part.file, index), Copy(start * size - index * BLOCK_BYTES, span, steps, piece, saved)
-
-
-def _finite(elements: torch.Tensor) -> bool:
-    """Whether all are finite; a sum tells in one pass unless it overflows itself."""
-    if not elements.is_floating_point() or elements.element_size() == 1:  # nothing of ours is saved in 8 bits
-        return True
-    return math.isfinite(elements.sum().item()) or bool(elements.isfinite().all())
+            for piece, target in copies:
+                target.copy_(piece.elements(content, self.folder / block.file))
 
 
 def _sub_box(live: torch.Tensor, outer: Box, inner: Box) -> torch.Tensor:

@@ -6,6 +6,7 @@ boxes; a checkpoint stores boxes of the global tensor, so it can be read back on
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from math import prod
 from typing import NamedTuple
 
@@ -155,6 +156,22 @@ def cut_at_blocks(shape: tuple[int, ...], steps: tuple[int, ...], first: int, bl
         rows = min(1 + (room - inner_span) // max(steps[0], 1), shape[0] - row)
         yield start // block, Box((row, *(0 for _ in shape[1:])), (rows, *shape[1:]))
         row += rows
+
+
+def runs(box: Box, whole: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+    """A box as contiguous runs of the flattened whole tensor.
+
+    Yields:
+        First element in the whole, first element in the box, elements.
+    """
+    split = len(whole)
+    while split and box.shape[split - 1] == whole[split - 1]:
+        split -= 1  # dims from `split` on are whole; one more may be a part
+    inner = max(split - 1, 0)
+    count, steps = prod(box.shape[inner:]), strides(whole)
+    first = sum(start * step for start, step in zip(box.starts, steps, strict=True))
+    for number, outer in enumerate(product(*(range(length) for length in box.shape[:inner]))):
+        yield first + sum(at * step for at, step in zip(outer, steps[:inner], strict=True)), number * count, count
 
 
 def index_moments(box: Box, whole: tuple[int, ...]) -> tuple[int, int]:

@@ -10,7 +10,8 @@ from hexareme.conf.schema import Activation, Normalization, Positions, Precision
 from hexareme.core.combine import problems
 
 GROUPS = options("train")
-REQUIRED = {"train": ["data.train=corpus"], "prepare": ["input=text", "output=corpus"], "report": ["directory=runs/x"]}
+REQUIRED = {"train": ["data.train=corpus"], "prepare": ["input=text", "output=corpus"], "report": ["directory=runs/x"],
+            "convert": ["path=runs/x", "output=weights"]}
 EVERY = [(command, group, name) for command, entry in COMMANDS.items() if not entry.like
          for group, names in options(command).items() for name in names]
 

@@ -1,0 +1,45 @@
+"""Every key of the commands that look at checkpoints and convert them: inspect, convert."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from .fields import number, text
+
+
+class Format(StrEnum):
+    run = "run"
+    safetensors = "safetensors"
+    huggingface = "huggingface"
+    megatron = "megatron"
+
+
+class ElementType(StrEnum):
+    saved = "saved"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+@dataclass(kw_only=True)
+class InspectConfig:
+    """What a checkpoint or a run contains."""
+
+    checkpoint: str = text("", help="checkpoint folder: what it holds; or run folder: its checkpoints")
+    directory: str = text("", help="run folder: its checkpoints, the newest whole one, the damaged ones")
+    verify: bool = text(False, help="read every block and check it; names every damaged file and block")
+    filter: str = text("*", help="which tensors are listed: a pattern as in *.mlp.*")
+    corpus: str = text("", help="corpus folder (not built yet)")
+    step: int = number(0, least=0, help="with directory: the batch of this step (not built yet); 0: none")
+    output: str = text("", help="JSON file for the result; empty: only printed")
+
+
+@dataclass(kw_only=True)
+class ConvertConfig:
+    """A checkpoint as plain weights."""
+
+    source: Format = text(Format.run, help="what is read")
+    target: Format = text(Format.safetensors, help="what is written: plain weights under Hexareme's names")
+    path: str = text(help="run folder (its newest whole checkpoint) or checkpoint folder to read")
+    output: str = text(help="new folder, or new file *.safetensors that takes all weights")
+    shard_bytes: int = number(5 * 10**9, least=1, help="most bytes of one file of a folder; a larger tensor has a file of its own")
+    dtype: ElementType = text(ElementType.saved, help="element type of the weights; saved: as in the checkpoint")
