@@ -30,6 +30,10 @@ class PeerError(RunError):
     exit_code = 5
 
 
+class MissingRankError(PeerError):
+    """A rank has not come to the meeting: that is a first cause, not the echo of one."""
+
+
 class NonFiniteError(RunError):
     """The loss or a gradient is not finite."""
 

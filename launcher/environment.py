@@ -7,9 +7,12 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from hashlib import sha256
 from pathlib import Path
 
 from ..core.errors import PortError
+from .membership import Membership
+from .processes import start_ticks
 
 # Device files of NVIDIA, AMD, Habana and Ascend; looked at because asking torch would import it.
 ACCELERATORS = ("/dev/nvidiactl", "/dev/kfd", "/dev/accel", "/dev/davinci_manager", "/dev/dxg")
@@ -35,6 +38,10 @@ class Environment:
         master_address, master_port: where the ranks meet.
         front_end: who started this process.
         parent: process id of the front end, where it told us; else as seen now.
+        membership: which attempt at the run it belongs to.
+        port_is_ours: whether we chose the port, so that rank 0 may choose another.
+        listener: descriptor on which the front end listens for rank 0 already; None where it does not.
+        agent_store: whether torchrun's agent serves the store at that address.
     """
 
     rank: int
@@ -45,6 +52,10 @@ class Environment:
     master_port: int
     front_end: FrontEnd
     parent: int = field(default_factory=os.getppid)
+    membership: Membership = field(default_factory=Membership)
+    port_is_ours: bool = False
+    listener: int | None = None
+    agent_store: bool = False
 
     def __post_init__(self) -> None:
         for name, value, size in (("RANK", self.rank, self.world_size), ("LOCAL_RANK", self.local_rank, self.local_world_size)):
@@ -83,6 +94,9 @@ def read_environment(variables: Mapping[str, str]) -> Environment:
         return _from_slurm(variables)
     if "OMPI_COMM_WORLD_RANK" in variables:
         return _from_open_mpi(variables)
+    if variables.get("WORLD_SIZE", "1") != "1":
+        raise PortError(f"WORLD_SIZE={variables['WORLD_SIZE'][:40]} is set, but RANK is not",
+                        do="let torchrun, deepspeed or srun set both, or unset WORLD_SIZE to start one process")
     return Environment(rank=0, world_size=1, local_rank=0, local_world_size=1, master_address="127.0.0.1", master_port=free_port(),
                        front_end=FrontEnd.python)
 
@@ -113,19 +127,42 @@ def _from_rank(variables: Mapping[str, str]) -> Environment:
         local_world_size=_number(variables, local_size) if local_size else world_size,
         master_address=_text(variables, "MASTER_ADDR"), master_port=_number(variables, "MASTER_PORT"), front_end=front_end,
         parent=_number(variables, "HEXAREME_PARENT") if front_end is FrontEnd.local else os.getppid(),
+        membership=Membership(_attempt(variables)),
+        listener=_number(variables, "HEXAREME_LISTENER") if "HEXAREME_LISTENER" in variables else None,
+        agent_store=variables.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
     )
+
+
+def _attempt(variables: Mapping[str, str]) -> str:
+    """What only the ranks of this attempt have in common, as far as their front end tells: where it runs on one host, it is the process."""
+    told = variables.get("HEXAREME_ATTEMPT")
+    if told is None:
+        told = " ".join(variables.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID"))
+        here = variables.get("LOCAL_WORLD_SIZE", variables.get("LOCAL_SIZE", ""))
+        if here == variables.get("WORLD_SIZE") and ("TORCHELASTIC_RUN_ID" in variables or "CROSS_SIZE" in variables):
+            told += f" {os.getppid()} {start_ticks(os.getppid())}"
+    return digest(told)
+
+
+def digest(text: str) -> str:
+    """A name of fixed length for a text of any length."""
+    return sha256(text.encode()).hexdigest()[:16]
 
 
 def _from_slurm(variables: Mapping[str, str]) -> Environment:
     local_counts = expand_counts(_text(variables, "SLURM_STEP_TASKS_PER_NODE"))
     node = int(variables.get("SLURM_NODEID", "0"))
+    job = f"{_text(variables, 'SLURM_JOB_ID')}.{variables.get('SLURM_STEP_ID', '0')}"
+    if variables.get("WORLD_SIZE", variables["SLURM_STEP_NUM_TASKS"]) != variables["SLURM_STEP_NUM_TASKS"]:
+        raise PortError(f"WORLD_SIZE={variables['WORLD_SIZE'][:40]}, but srun started {variables['SLURM_STEP_NUM_TASKS']} tasks",
+                        do="unset WORLD_SIZE, or start as many tasks")
     return Environment(
         rank=_number(variables, "SLURM_PROCID"), world_size=_number(variables, "SLURM_STEP_NUM_TASKS"),
         local_rank=_number(variables, "SLURM_LOCALID"), local_world_size=local_counts[min(node, len(local_counts) - 1)],
         master_address=variables.get("MASTER_ADDR") or first_host(_text(variables, "SLURM_STEP_NODELIST")),
-        master_port=_number(variables, "MASTER_PORT") if "MASTER_PORT" in variables else agreed_port(
-            f"{_text(variables, 'SLURM_JOB_ID')}.{variables.get('SLURM_STEP_ID', '0')}"),
-        front_end=FrontEnd.slurm,
+        master_port=_number(variables, "MASTER_PORT") if "MASTER_PORT" in variables else agreed_port(job), front_end=FrontEnd.slurm,
+        port_is_ours="MASTER_PORT" not in variables,
+        membership=Membership(digest(f"slurm {job} {variables.get('SLURM_RESTART_COUNT', '0')}")),
     )
 
 
@@ -138,6 +175,7 @@ def _from_open_mpi(variables: Mapping[str, str]) -> Environment:
         local_rank=_number(variables, "OMPI_COMM_WORLD_LOCAL_RANK"), local_world_size=local_size,
         master_address=_text(known, "MASTER_ADDR"),
         master_port=_number(variables, "MASTER_PORT") if "MASTER_PORT" in variables else agreed_port(job), front_end=FrontEnd.open_mpi,
+        membership=Membership(digest(f"open_mpi {job}")), port_is_ours="MASTER_PORT" not in variables,
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..core.parent_death import process_control
 
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+GONE = -1
 
 
 def adopt_orphans() -> None:
@@ -27,12 +28,20 @@ def parent_of(process: int) -> int:
 
 def started_at(process: int) -> float:
     """When a process began, as a Unix time; exact to the kernel's tick of 10 ms. Now, where it is gone."""
+    ticks = start_ticks(process)
+    return time.time() - (0.0 if ticks == GONE else time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
+
+
+def start_ticks(process: int) -> int:
+    """When a process began, in clock ticks since boot: with its id it names a process for good. `GONE` where there is none.
+
+    A zombie has ended, whoever has not collected it yet.
+    """
     try:
-        status = Path(f"/proc/{process}/stat").read_text()
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return time.time()
-    ticks = int(status.rpartition(")")[2].split()[19])
-    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK")
+        return GONE
+    return GONE if fields[0] in "ZX" else int(fields[19])
 
 
 def descendants(process: int) -> list[int]:

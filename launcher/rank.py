@@ -10,6 +10,7 @@ from ..core.heartbeat import Heartbeat
 from ..core.oversight import Oversight
 from ..core.pulse import Pulse
 from .environment import Environment, on_cpu
+from .folder_lock import Fence
 from .rank_process import log_file
 from .vigil import watched_signals
 
@@ -53,20 +54,24 @@ def run_rank(config: Config, environment: Environment, pulse: Pulse) -> str:
     stop = StopFlag()
     stop.install()
     directory = Path(config.run.directory)
-    logging.basicConfig(filename=log_file(directory, environment.rank), level=logging.INFO, format=LOG_FORMAT, force=True)
+    own_log = log_file(directory, 0) if environment.rank == 0 else None  # the others' standard error is their log
+    logging.basicConfig(filename=own_log, level=logging.INFO, format=LOG_FORMAT, force=True)
     heartbeat = Heartbeat(pulse, accelerator=not on_cpu()).start()
 
     from ..core.engine.distributed import as_peer_error, start_distributed, stop_distributed
+    from .gathering import gather
 
-    device = start_distributed(
-        rank=environment.rank, world_size=environment.world_size, local_rank=environment.local_rank,
-        master_address=environment.master_address, master_port=environment.master_port, deterministic=config.train.deterministic,
-    )
+    met = gather(config, environment, tick=pulse.tick, stop_requested=stop.is_set)
+    environment.membership.admit(met.token)
+    fence = Fence(directory, met.token)
+    device = start_distributed(rank=environment.rank, world_size=environment.world_size, local_rank=environment.local_rank,
+                               store=met.store, deterministic=config.train.deterministic)
     try:
         from ..core.run import Place, train
 
         place = Place(environment.rank, environment.world_size, environment.local_rank, device)
-        return train(config, place, Oversight(stop_requested=stop.is_set, pulse=pulse, waited_seconds=heartbeat.waited_seconds))
+        return train(config, place, Oversight(stop_requested=stop.is_set, pulse=pulse, waited_seconds=heartbeat.waited_seconds,
+                                              fence=fence, fence_lately=fence.lately))
     except RuntimeError as error:
         raise (as_peer_error(error) or error) from error
     finally:

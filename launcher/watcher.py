@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from ..conf.compose import compose
@@ -15,19 +16,24 @@ from ..conf.errors import ConfigError, Problem
 from ..conf.schema import Config
 from ..core.combine import problems
 from ..core.corpora import corpus_problems
+from ..core.errors import PeerError, RunError
 from ..core.parent_death import die_with_parent
 from ..core.pulse import Pulse
 from ..data.errors import DataError
 from .environment import Environment, FrontEnd, computes_fp16, read_environment, without_local_rank
-from .hang import REASON as HANG_REASON
+from .folder_lock import FolderLock
 from .hang import HangWatch
-from .outcome import IN_USE_CODE, PEER_CODE, ExitFile, Outcome, complain, last_step
+from .listener import with_listener
+from .occupation import occupied, speaks_without_folder, standing
+from .outcome import IN_USE_CODE, PEER_CODE, ExitFile, Outcome, complain, last_step, outcome_of, reason_of
 from .peer_failure import PeerFailure
 from .processes import adopt_orphans, end_descendants, started_at
-from .rank_process import RankFunction, become_rank, read_outcome
+from .rank_log import RankLog
+from .rank_process import RankFunction, Ties, become_rank, log_file, read_outcome
 from .stacks import StackFile
 from .vigil import Vigil, watched_signals
 
+ECHOES = (reason_of(PeerError("", do="")),)  # of somebody else's end; of a hang, or a rank that did not come, every watcher knows the cause
 FIRST_CAUSE_SECONDS = 3.0  # how long a rank that only lost a peer waits for the peer to say why
 HELPERS_SECONDS = 7.0  # for what the rank started to end by itself; tracking needs up to 6 after a kill
 
@@ -89,21 +95,29 @@ def watch(config: Config, environment: Environment, run: RankFunction) -> int:
         die_with_parent(environment.parent)
     adopt_orphans()
     try:
-        (directory / "logs").mkdir(parents=True, exist_ok=True)
-        if environment.rank == 0:
-            exit_file.clear(began=started_at(os.getpid() if environment.front_end is FrontEnd.python else environment.parent))
-    except OSError as error:
+        with occupied(directory, environment) as lock:
+            if lock is not None:
+                (directory / "logs").mkdir(exist_ok=True)
+                exit_file.clear(began=started_at(os.getpid() if environment.front_end is FrontEnd.python else environment.parent))
+            outcome = attend(config, environment, run, lock).at(rank=environment.rank, step=last_step(directory))
+            outcome = standing(outcome, directory, environment)
+            first_cause = record(outcome, exit_file, ours=environment.membership.owns(directory))
+            end_descendants(patience_seconds=HELPERS_SECONDS)
+    except (RunError, OSError) as error:
         return complain(error, rank=environment.rank)
-    outcome = attend(config, environment, run).at(rank=environment.rank, step=last_step(directory))
-    first_cause = record(outcome, exit_file)
-    end_descendants(patience_seconds=HELPERS_SECONDS)
     if first_cause and outcome.code != 0:
         sys.stderr.write(outcome.line() + "\n")
     return outcome.code
 
 
-def attend(config: Config, environment: Environment, run: RankFunction) -> Outcome:
-    """Forks the rank and waits for its end."""
+def attend(config: Config, environment: Environment, run: RankFunction, lock: FolderLock | None) -> Outcome:
+    """Forks the rank and waits for its end; rank 0's watcher keeps the lock meanwhile."""
+    try:
+        environment = with_listener(environment)
+    except RunError as error:
+        return outcome_of(error)
+    if lock is not None:
+        lock.tell_port(environment.master_port)
     reader, writer = os.pipe()
     lifeline = os.pipe()  # held open by this process alone: the rank sees its end
     peer_failed = PeerFailure(Path(config.run.directory))
@@ -111,32 +125,45 @@ def attend(config: Config, environment: Environment, run: RankFunction) -> Outco
     sys.stdout.flush()  # what is buffered here would be written twice
     sys.stderr.flush()
     pulse, stacks = Pulse(), StackFile()
+    log = RankLog(log_file(Path(config.run.directory), environment.rank), environment.rank)
     hang = HangWatch(Path(config.run.directory), environment, timeout_seconds=config.run.hang_timeout, pulse=pulse, stacks=stacks)
     rank = os.fork()
     if rank == 0:
         os.close(reader)
         os.close(lifeline[1])
-        become_rank(config, environment, run, pulse, writer=writer, watcher=watcher, lifeline=lifeline[0],
-                    stacks=stacks)
+        become_rank(config, environment, run,
+                    Ties(watcher=watcher, writer=writer, lifeline=lifeline[0], pulse=pulse, stacks=stacks, log=log))
     os.close(writer)
     os.close(lifeline[0])
+    if environment.listener is not None:
+        os.close(environment.listener)  # it ends with rank 0
     parent = 0 if environment.front_end is FrontEnd.python else environment.parent
-    ending = Vigil(rank, environment.front_end, parent=parent, grace_seconds=config.run.stop_grace, peer_failed=peer_failed,
-                   hang=hang).wait()
+    with nullcontext() if lock is None else lock.kept_fresh():
+        ending = Vigil(rank, environment.front_end, parent=parent, grace_seconds=config.run.stop_grace, peer_failed=peer_failed,
+                       hang=hang).wait()
     os.close(lifeline[1])
     said = read_outcome(reader)
     os.close(reader)
+    log.rest(ours=environment.membership.owns(Path(config.run.directory)))
     return ending.outcome(said)
 
 
-def record(outcome: Outcome, exit_file: ExitFile) -> bool:
-    """Writes `exit.json`; returns whether this rank is the first cause, the one that speaks."""
+def record(outcome: Outcome, exit_file: ExitFile, *, ours: bool = True) -> bool:
+    """Writes `exit.json`; returns whether this rank is the first cause, the one that speaks.
+
+    Args:
+        outcome: of the rank.
+        exit_file: of the run folder.
+        ours: whether the folder is; else its exit.json tells of another attempt, and nothing is written.
+    """
+    if not ours:
+        return speaks_without_folder(outcome)
     if outcome.code == 0:
         return outcome.rank == 0 and exit_file.write(outcome)
-    if outcome.code == IN_USE_CODE:  # the folder and its exit.json belong to somebody else
+    if outcome.code == IN_USE_CODE:  # a run that must not be continued: it ended as it did
         exit_file.restore()
         return outcome.rank == 0
-    if outcome.code == PEER_CODE and outcome.reason != HANG_REASON:  # of a hang every watcher knows the cause
+    if outcome.code == PEER_CODE and outcome.reason in ECHOES:
         deadline = time.monotonic() + FIRST_CAUSE_SECONDS
         while exit_file.read() is None and time.monotonic() < deadline:
             time.sleep(0.05)

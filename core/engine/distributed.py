@@ -1,33 +1,32 @@
-"""Starts and ends torch.distributed, through DeepSpeed."""
+"""Starts and ends torch.distributed, with DeepSpeed on top of it."""
 
 import os
-from datetime import timedelta
 
 import deepspeed
 import torch
 import torch.distributed as dist
 
 from ..errors import PeerError, PortError
+from ..meeting import GROUP_TIMEOUT
 from .build import quiet_deepspeed
 
-GROUP_TIMEOUT = timedelta(minutes=30)  # one rank may verify a large corpus while the others wait
 MARKS_OF_A_LOST_PEER = ("gloo", "Connection", "connection", "recvBytes", "sendBytes", "NCCL", "Broken pipe", "Timed out", "timed out")
 
 
-def start_distributed(*, rank: int, world_size: int, local_rank: int, master_address: str, master_port: int,
-                      deterministic: bool = False) -> torch.device:
+def start_distributed(*, rank: int, world_size: int, local_rank: int, store: dist.Store, deterministic: bool = False) -> torch.device:
     """Joins the process group; one process is a group of one.
 
     Args:
         rank, world_size, local_rank: this process's place.
-        master_address, master_port: where rank 0 listens.
+        store: of the meeting; all ranks have come.
         deterministic: allow only deterministic kernels.
 
     Returns:
         The device of this rank.
 
     Raises:
-        PortError: the port is taken, or not all ranks came.
+        PeerError: a rank was lost after the meeting.
+        PortError: the hosts do not reach each other.
     """
     quiet_deepspeed()
     if deterministic:
@@ -37,15 +36,15 @@ def start_distributed(*, rank: int, world_size: int, local_rank: int, master_add
     device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(device)
+    backend = "nccl" if on_gpu else "gloo"
+    bound = device if on_gpu and world_size > 1 else None  # as DeepSpeed does it: NCCL then connects at once, on the right GPU
     try:
-        deepspeed.init_distributed(
-            dist_backend="nccl" if on_gpu else "gloo", auto_mpi_discovery=False, verbose=False, rank=rank, world_size=world_size,
-            init_method=f"tcp://{master_address}:{master_port}", timeout=GROUP_TIMEOUT,
-        )
-    except (dist.DistError, RuntimeError, ValueError, OSError) as error:
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=GROUP_TIMEOUT, device_id=bound)
+    except RuntimeError as error:
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise PortError(f"no rendezvous of {world_size} ranks at {master_address}:{master_port}: {first_line}",
-                        do="see that all ranks start and that the port is free, or choose another MASTER_PORT") from error
+        raise as_peer_error(error) or PortError(f"{world_size} ranks met, but do not reach each other: {first_line}",
+                                                do="see that host names resolve to addresses that other hosts reach") from error
+    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=GROUP_TIMEOUT)  # takes the group
     return device
 
 

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 from hexareme.conf.errors import ConfigError, Problem
 from hexareme.conf.schema import Config
@@ -11,6 +12,7 @@ from hexareme.core.errors import FolderInUseError, NonFiniteError, PeerError, Pr
 from hexareme.core.pulse import Pulse
 from hexareme.data.errors import DataError
 from hexareme.launcher.environment import Environment
+from hexareme.launcher.membership import seen_token
 from hexareme.launcher.vigil import watched_signals
 from hexareme.launcher.watcher import main
 
@@ -28,6 +30,10 @@ KILLS = {"kill": signal.SIGKILL, "crash": signal.SIGSEGV}
 
 
 def behave(config: Config, environment: Environment, pulse: Pulse) -> str:
+    directory = Path(config.run.directory)
+    while environment.rank > 0 and not environment.membership.owns(directory):
+        time.sleep(0.01)
+    environment.membership.admit(seen_token(directory))
     what = os.environ.get(f"BEHAVIOUR_{environment.rank}", os.environ.get("BEHAVIOUR", "completed"))
     stopped = []
     if what == "saves":

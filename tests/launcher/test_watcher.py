@@ -76,7 +76,7 @@ def test_a_folder_of_another_run_keeps_its_end(run):
 
 def test_no_file_is_left_beside_exit_json(run):
     run.finish(run.program(BEHAVIOUR="storage"))
-    assert sorted(path.name for path in run.directory.iterdir()) == ["exit.json", "logs"]
+    assert sorted(path.name for path in run.directory.iterdir()) == [".lock", "exit.json", "logs"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP])
