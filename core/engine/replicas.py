@@ -7,6 +7,7 @@ equal experts and balance biases are all covered by one rule, and a new layout c
 Drift that nobody looked for ran for weeks in the training of BLOOM (its chronicle of 2022-03-24: layer norms of the tensor ranks).
 """
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
@@ -18,6 +19,8 @@ from torch import Tensor
 from ...parallel.random import hashed, stream_key
 from ..checkpoint.fragment import Fragment
 from ..errors import DriftError
+
+_log = logging.getLogger(__name__)
 
 MOST_NAMED = 5  # tensors in one message
 MOST_RANKS = 8  # of one list of ranks in it
@@ -44,21 +47,25 @@ class Digests:
         Args:
             flat: 1-D, contiguous, of any type of at most 8 bytes.
         """
-        factors = self._of_positions(flat.device)
+        factors = self._of_places(flat.device)
         bits = flat.detach().view(_INTEGERS[flat.element_size()])
-        total = torch.zeros((), dtype=torch.int64, device=flat.device)
-        rows = 1 if flat.device.type == "cpu" else _ROWS_ON_DEVICE
-        for index, chunk in enumerate(bits.split(rows * _ROW)):
-            whole = len(chunk) // _ROW
-            sums = (chunk[: whole * _ROW].view(whole, _ROW) * factors).sum(dim=1)
-            rest = (chunk[whole * _ROW :] * factors[: len(chunk) - whole * _ROW]).sum()
-            numbers = torch.arange(index * rows, index * rows + whole + 1, device=flat.device)
-            total += (torch.cat((sums, rest[None])) * _odd(stream_key(0, "rows"), numbers)).sum()
-        return total
+        if len(bits) <= _ROW:  # most tensors of a small model: few operations count
+            return (bits * factors[: len(bits)]).sum()
+        at_once = _ROW if flat.device.type == "cpu" else _ROWS_ON_DEVICE * _ROW
+        return torch.stack([self._of_rows(chunk, index * at_once // _ROW) for index, chunk in enumerate(bits.split(at_once))]).sum()
 
-    def _of_positions(self, device: torch.device) -> Tensor:
+    def _of_rows(self, bits: Tensor, first: int) -> Tensor:
+        """The sum over some rows, each times its own factor; row 0 has 1."""
+        factors, whole = self._of_places(bits.device), len(bits) // _ROW
+        sums = (bits[: whole * _ROW].view(whole, _ROW) * factors).sum(dim=1)
+        rest = (bits[whole * _ROW :] * factors[: len(bits) - whole * _ROW]).sum()
+        rows = torch.arange(first, first + whole + 1, device=bits.device)
+        of_rows = torch.where(rows == 0, 1, _odd(stream_key(0, "rows"), rows))
+        return (torch.cat((sums, rest[None])) * of_rows).sum()
+
+    def _of_places(self, device: torch.device) -> Tensor:
         if device not in self._factors:
-            self._factors[device] = _odd(stream_key(0, "positions"), torch.arange(_ROW, device=device))
+            self._factors[device] = _odd(stream_key(0, "places in a row"), torch.arange(_ROW, device=device))
         return self._factors[device]
 
 
@@ -74,6 +81,7 @@ class Replicas:
     def __init__(self, held: Callable[[], Iterable[Fragment]], *, world: dist.ProcessGroup, device: torch.device) -> None:
         self._held, self._world, self._device = held, world, device
         self._digests = Digests()
+        self._known: dict[tuple[Any, ...], int] = {}  # what a fragment is -> its place
         self._places: frozenset[int] = frozenset()  # of this rank, when `_shared` was made
         self._shared: dict[int, int] = {}  # place -> its index, for those that several ranks hold; alike on all ranks
 
@@ -83,12 +91,20 @@ class Replicas:
         Raises:
             DriftError: on every rank, where some differ in any bit.
         """
-        held = {_place(fragment): fragment for fragment in self._held() if fragment.shard.pieces and fragment.tensor.numel()}
+        held = {self._place(fragment): fragment for fragment in self._held() if fragment.shard.pieces and fragment.tensor.numel()}
         self._find_shared(held.keys())
         own = {place: self._digests.of(fragment.tensor) for place, fragment in held.items() if place in self._shared}
         drifted = self._drifted(own)
         if drifted:
-            raise self._error(drifted, {place: fragment for place, fragment in held.items() if place in drifted}, own)
+            mine = {place: fragment for place, fragment in held.items() if place in drifted}
+            raise self._error(mine, own, drifted=len(drifted))
+
+    def _place(self, fragment: Fragment) -> int:
+        """64 bits that are equal for two fragments exactly if they are the same part of the same tensor; never 0."""
+        part = (fragment.name, fragment.kind, fragment.shard, fragment.start, fragment.tensor.numel())
+        if part not in self._known:
+            self._known[part] = stream_key(0, *map(str, part)) or 1
+        return self._known[part]
 
     def _find_shared(self, places: Collection[int]) -> None:
         """Which tensors several ranks hold; asked again only where some rank's have changed (moments come with the first update)."""
@@ -117,29 +133,38 @@ class Replicas:
         differ = (largest[0] != ~largest[1]).tolist()
         return {place for place, index in self._shared.items() if differ[index]}
 
-    def _error(self, drifted: Collection[int], held: dict[int, Fragment], own: dict[int, Tensor]) -> DriftError:
-        """What differs where, agreed by all ranks."""
-        rank, size = dist.get_rank(self._world), self._world.size()
+    def _error(self, held: dict[int, Fragment], own: dict[int, Tensor], *, drifted: int) -> DriftError:
+        """What differs where, agreed by all ranks; the log names every tensor, the message a few.
+
+        Args:
+            held: this rank's drifted tensors, by place.
+            own: digests of this rank.
+            drifted: how many tensors, over all ranks.
+        """
+        _log.error("of this rank these differ from their replicas: %s", ", ".join(map(_label, held.values())) or "none")
         proposals = _gather(list(held)[:MOST_NAMED], self._world)
         named = list(dict.fromkeys(place for proposal in proposals for place in proposal))[:MOST_NAMED]
-        sides = _gather({place: (int(own[place]), _label(held[place]), held[place].tensor.numel(), held[place].tensor.dtype)
-                         for place in named if place in held}, self._world)
-        texts, suspects = [], set()
+        digests = _gather({place: int(own[place]) for place in named if place in held}, self._world)
+        found: dict[tuple[tuple[int, ...], tuple[int, ...]], list[str]] = {}
+        suspects: set[int] = set()
         for place in named:
-            holders = {number: sides[number][place] for number in range(size) if place in sides[number]}
-            votes = Counter(digest for digest, *_ in holders.values()).most_common()
-            agreeing = [number for number, (digest, *_) in holders.items() if digest == votes[0][0]]
-            _, label, numel, dtype = holders[agreeing[0]]
-            counts = _gather(self._differing(held.get(place), agreeing[0], numel, dtype), self._world)
-            others = {number: counts[number] for number in holders if number not in agreeing}
-            texts.append(f"{label}: " + ", ".join(f"{count} of {numel} values on rank {number}" for number, count in
-                                                  list(others.items())[:MOST_RANKS]) + f" differ from {_ranks(agreeing)}")
-            suspects |= set(others) if len(agreeing) > len(others) else set(holders)
-        more = f"; and {len(drifted) - len(named)} more tensors" if len(drifted) > len(named) else ""
-        assert rank >= 0
+            holders = {rank: mine[place] for rank, mine in enumerate(digests) if place in mine}
+            usual = Counter(holders.values()).most_common(1)[0][0]
+            agreeing = tuple(rank for rank, digest in holders.items() if digest == usual)
+            others = tuple(rank for rank in holders if rank not in agreeing)
+            suspects |= set(others if len(agreeing) > len(others) else holders)  # of two that differ, none is known to be right
+            found.setdefault((others, agreeing), []).append(self._counted(held.get(place), source=agreeing[0]))
+        texts = [f"{_ranks(others)} against {_ranks(agreeing)}: {', '.join(tensors)}" for (others, agreeing), tensors in found.items()]
+        more = f"; and {drifted - len(named)} more tensors" if drifted > len(named) else ""
         return DriftError(f"replicas have drifted apart: {'; '.join(texts)}{more}",
-                          do=f"have the machine of {_ranks(sorted(suspects))} checked, then start again: the newest checkpoint was "
-                             "found equal when it was saved")
+                          do=f"have the machine of {_ranks(sorted(suspects))} checked, then start again: the checkpoints were found equal")
+
+    def _counted(self, fragment: Fragment | None, *, source: int) -> str:
+        """A tensor's name, and how many of its values differ on the rank that has most. Collective."""
+        described = None if fragment is None else (_label(fragment), fragment.tensor.numel(), fragment.tensor.dtype)
+        label, numel, dtype = _gather(described, self._world)[source]
+        count = max(_gather(self._differing(fragment, source, numel, dtype), self._world))
+        return f"{label} ({count} of {numel} values)"
 
     def _differing(self, fragment: Fragment | None, source: int, numel: int, dtype: torch.dtype) -> int:
         """How many values of this rank's replica differ from the source's; 0 where it has none. Collective."""
@@ -158,12 +183,6 @@ class Replicas:
 def _odd(key: int, numbers: Tensor) -> Tensor:
     """An odd factor for each number."""
     return hashed(key, numbers) | 1
-
-
-def _place(fragment: Fragment) -> int:
-    """64 bits that are equal for two fragments exactly if they are the same part of the same tensor; never 0."""
-    shard = fragment.shard
-    return stream_key(0, fragment.name, fragment.kind, str(shard), fragment.start, fragment.tensor.numel()) or 1
 
 
 def _label(fragment: Fragment) -> str:
