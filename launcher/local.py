@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,7 +14,9 @@ from secrets import token_hex
 from typing import Any
 
 from ..core.errors import Preempted
-from .environment import free_port
+from .environment import digest
+from .membership import Membership
+from .memory_limit import MemoryWatch
 from .outcome import ExitFile, Outcome, last_step, outcome_of_status
 from .processes import adopt_orphans, end_descendants, exit_code, reap
 from .vigil import watched_signals
@@ -43,7 +46,8 @@ class Attempt:
 
 def start_program(overrides: Sequence[str], variables: Mapping[str, str]) -> int:
     """One watcher in a fresh interpreter."""
-    return subprocess.Popen([sys.executable, str(PROGRAM), *overrides], env=dict(variables)).pid
+    listener = [int(variables["HEXAREME_LISTENER"])] if "HEXAREME_LISTENER" in variables else []
+    return subprocess.Popen([sys.executable, str(PROGRAM), *overrides], env=dict(variables), pass_fds=listener).pid
 
 
 def start_local(overrides: Sequence[str], *, ranks: int, directory: Path, start: StartFunction = start_program) -> int:
@@ -62,9 +66,8 @@ def attempt(overrides: Sequence[str], *, ranks: int, directory: Path, start: Sta
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, watched_signals())
     adopt_orphans()  # a watcher that is killed leaves its rank to us
-    port, token = free_port(), token_hex(8)
-    processes = [start(overrides, rank_variables(os.environ, rank, ranks, port) | {"HEXAREME_ATTEMPT": token}) for rank in range(ranks)]
-    crew = Crew(processes, directory)
+    token = token_hex(8)
+    crew = Crew(start_ranks(overrides, ranks, start, token=token), directory, membership=Membership(digest(token)))
     codes = crew.wait()
     end_descendants(patience_seconds=STOP_SECONDS)
     failed = [code for code in codes if code != 0]
@@ -74,6 +77,15 @@ def attempt(overrides: Sequence[str], *, ranks: int, directory: Path, start: Sta
     if first.get("code") in failed:
         return Attempt(code=first["code"], asked=crew.asked, cause=first)
     return Attempt(code=failed[0], asked=crew.asked, cause={"code": failed[0], "reason": "error", "step": last_step(directory)})
+
+
+def start_ranks(overrides: Sequence[str], ranks: int, start: StartFunction, *, token: str) -> list[int]:
+    """The process ids of the watchers, in the order of ranks. Rank 0 inherits the socket on which it listens: nobody can take its port."""
+    with socket.create_server(("127.0.0.1", 0), backlog=ranks) as listener:
+        port = listener.getsockname()[1]
+        common = {"HEXAREME_ATTEMPT": token}
+        first = start(overrides, rank_variables(os.environ, 0, ranks, port) | common | {"HEXAREME_LISTENER": str(listener.fileno())})
+    return [first, *(start(overrides, rank_variables(os.environ, rank, ranks, port) | common) for rank in range(1, ranks))]
 
 
 def rank_variables(variables: Mapping[str, str], rank: int, ranks: int, port: int) -> dict[str, str]:
@@ -90,13 +102,15 @@ class Crew:
     Args:
         processes: process ids in the order of ranks, children of this process.
         directory: of the run.
+        membership: of this attempt.
     """
 
-    def __init__(self, processes: Sequence[int], directory: Path) -> None:
+    def __init__(self, processes: Sequence[int], directory: Path, *, membership: Membership) -> None:
         self.asked: signal.Signals | None = None
         self._running = {process: rank for rank, process in enumerate(processes)}
-        self._directory = directory
+        self._directory, self._membership = directory, membership
         self._deadline: float | None = None
+        self._memory = MemoryWatch()
 
     def wait(self) -> list[int]:
         """The exit codes in the order in which the watchers ended."""
@@ -129,9 +143,9 @@ class Crew:
 
     def _speak_for(self, rank: int, status: int) -> None:
         """A watcher that was killed cannot say so, and its rank went with it: the others would only say that they lost a peer."""
-        outcome = outcome_of_status(status).at(rank=rank, step=last_step(self._directory))
+        outcome = outcome_of_status(status, memory=self._memory.words()).at(rank=rank, step=last_step(self._directory))
         outcome = replace(outcome, what=f"the watcher of the rank was {outcome.what}")
-        if first_cause(self._directory, outcome):
+        if not self._membership.owns(self._directory) or first_cause(self._directory, outcome):
             sys.stderr.write(outcome.line() + "\n")
 
     def _send(self, number: int) -> None:

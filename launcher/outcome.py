@@ -103,12 +103,17 @@ def reason_of(error: BaseException) -> str:
     return "".join(f"_{c.lower()}" if c.isupper() and i else c.lower() for i, c in enumerate(name))
 
 
-def outcome_of_status(status: int) -> Outcome:
-    """What the wait status of a rank means that could not speak for itself any more."""
+def outcome_of_status(status: int, *, memory: str = "probably out of memory") -> Outcome:
+    """What the wait status of a rank means that could not speak for itself any more.
+
+    Args:
+        status: from `waitpid`.
+        memory: what is known of the memory, should it be SIGKILL.
+    """
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         name = signal.Signals(number).name
-        cause = {signal.SIGKILL: ", probably out of memory", signal.SIGBUS: ", probably a full or failing disk under a mapped file"}
+        cause = {signal.SIGKILL: f", {memory}", signal.SIGBUS: ", probably a full or failing disk under a mapped file"}
         do = {signal.SIGKILL: "lower batch.micro_size, set train.recompute=full, or see `dmesg`"}.get(
             signal.Signals(number), "start the same command to go on; the rank's log may say more")
         return Outcome(code=SIGNAL_CODE + number, reason="killed", do=do,

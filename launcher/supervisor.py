@@ -84,7 +84,8 @@ def supervise(once: Callable[[], Attempt], *, directory: Path, restarts: int, ba
                 continue
             refusal = f"asked to stop by {asked.name} before the next attempt"
         if len(told) > 1:
-            exit_file.tell_attempts(told)
+            if ended.code != FolderInUseError.exit_code:  # else it is somebody else's
+                exit_file.tell_attempts(told)
             conclude(ended, refusal, attempts=len(told))
         return ended.code
 

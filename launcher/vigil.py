@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from .environment import FrontEnd
 from .hang import HangWatch
+from .memory_limit import MemoryWatch
 from .outcome import PEER_CODE, SIGNAL_CODE, Outcome, outcome_of_status
 from .processes import parent_of, reap
 
@@ -32,15 +33,17 @@ class Ending:
     Args:
         status: its wait status.
         forced: why the watcher killed it; None where it ended by itself.
+        memory: what is known of the memory at its end.
     """
 
     status: int
     forced: Outcome | None
+    memory: str
 
     def outcome(self, said: Outcome | None) -> Outcome:
         """What counts: the watcher's own reason to kill, then a death by signal, then the rank's own word."""
         if os.WIFSIGNALED(self.status):
-            return self.forced or outcome_of_status(self.status)
+            return self.forced or outcome_of_status(self.status, memory=self.memory)
         return said or outcome_of_status(self.status)
 
 
@@ -59,6 +62,7 @@ class Vigil:
     def __init__(self, rank: int, front_end: FrontEnd, *, parent: int = 0, grace_seconds: float = GRACE_SECONDS,
                  peer_failed: Callable[[], bool] = lambda: False, hang: HangWatch | None = None) -> None:
         self._hang = hang
+        self._memory = MemoryWatch()
         self._grace = grace_seconds
         self._rank = rank
         self._owner = parent
@@ -80,7 +84,7 @@ class Vigil:
                 self._pass_on(signal.Signals(caught.si_signo))
             status = reap().get(self._rank)
             if status is not None:
-                return Ending(status, self._forced)
+                return Ending(status, self._forced, self._memory.words())
             self._look_around()
             self._end_a_hang()
             if self._deadline is None and self._front_end_lost():
