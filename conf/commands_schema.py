@@ -23,6 +23,7 @@ class Suite(StrEnum):
     bytes = "bytes"
     bubble = "bubble"
     memory = "memory"
+    checkpoint = "checkpoint"
 
 
 @dataclass(kw_only=True)
@@ -81,12 +82,16 @@ class BenchConfig:
     """Measures what the performance table claims."""
 
     suite: Suite = text(Suite.overhead, help="what is measured: CPU time of a step; bytes that each rank sends; the bubble of pipeline "
-                        "schedules; bytes of state that each rank holds. The last three stand beside their theory")
+                        "schedules; bytes of state that each rank holds; seconds of a save and a load. All but the first stand beside "
+                        "their theory, or beside the bare disk and memory")
     quick: bool = text(False, help="bytes, bubble, memory: only the few cases that every test run takes")
     only: str = text("", help="bytes, bubble, memory: a part of the names of the cases to run; empty: all")
     pass_ms: float = number(100.0, above=0, help="bubble: milliseconds of one pass through a stage")
     steps: int = number(50, least=1, help="overhead: timed steps of one round")
-    rounds: int = number(5, least=1, help="overhead: rounds; the median counts")
+    rounds: int = number(5, least=1, help="overhead, checkpoint: rounds; the median counts")
+    state_bytes: int = number(10**9, least=10**6, help="checkpoint: size of the state of all ranks")
+    ranks: int = number(1, least=1, help="checkpoint: processes that save it together")
+    directory: str = text(".", help="checkpoint: folder on the disk under test; nothing stays in it")
     micro_size: int = number(4, least=1, help="overhead: samples of one step")
     output: str = text("", help="JSON file for the result; empty: only printed")
     model: ModelConfig

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,13 +30,16 @@ from .corpora import validation_source
 from .device import device_name
 from .engine.build import Built, build_engine, build_pipeline_engine
 from .flops import model_flops_per_token, peak_flops
+from .health import Health
 from .holdings import Layout
+from .judge import Judge
 from .loss import LossModel
 from .metrics import MetricsLog
 from .model.build import build_model, compile_blocks
 from .oversight import Oversight
 from .passes import tick_at_passes
 from .picture import headline, picture
+from .provenance import restore_run_id
 from .pulse import Phase
 from .resume import Resumed, agreed_config, resume, standing
 from .stage_plan import held_stages
@@ -59,7 +62,7 @@ class Place:
 def train(config: Config, place: Place, oversight: Oversight) -> str:
     """A run from its next step to its last; returns the reason for `exit.json`. Arguments and errors as `open_run`."""
     trainer = open_run(config, place, oversight)
-    with trainer.loader, _tracking(config, place), trainer.recording():
+    with trainer.loader, closing(trainer.checkpointer), _tracking(config, place), trainer.recording():
         try:
             return trainer.run()  # one line for all ranks: where it stands is compared when a run hangs
         finally:
@@ -82,7 +85,8 @@ def open_run(config: Config, place: Place, oversight: Oversight) -> Trainer:
     context = ParallelContext.create(topology, place.rank)
     plan = BatchPlan.divide(global_size=config.batch.global_size, micro_size=config.batch.micro_size, dp=topology.dp)
     checkpointer = Checkpointer(Path(config.run.directory) / "checkpoints", keep=config.checkpoint.keep, rank=place.rank,
-                                world_size=place.world_size, agree=lambda ok: _all_agree(ok, place.device))
+                                world_size=place.world_size, agree=lambda ok: _all_agree(ok, place.device), fence=oversight.fence,
+                                tick=oversight.pulse.tick, asynchronous=config.checkpoint.asynchronous)
     agreed = agreed_config(config)
     newest = standing(config, checkpointer, agreed)
     training, validation = _one_rank_first(place, lambda: open_data(config, oversight.pulse.tick))
@@ -90,18 +94,24 @@ def open_run(config: Config, place: Place, oversight: Oversight) -> Trainer:
     tick_at_passes(built.engine.deepspeed.module, oversight.pulse.tick)
     resumed = resume(config, built, checkpointer, agreed, newest)
     progress = Progress(resumed.step, resumed.samples_seen)
-    check_room(Path(config.run.directory), _sum_over_ranks(built.state.bytes_written(), place.device))
+    own = built.state.bytes_written()
+    total = _sum_over_ranks(own, place.device)
+    check_room(Path(config.run.directory), total)
+    checkpointer.expect(own=own, total=total)
+    oversight.fence()
     if place.rank == 0:
         write_config(config)
+        restore_run_id(Path(config.run.directory), resumed.extra)
     watch = _watch(config, place, resumed) if place.rank == 0 else None
     show_layout(config, place, watch)
     audit = _audit(config, place.rank, context, progress.step) if config.data.audit else None
-    dp_rank = context.coordinate.dp
-    first = progress.samples_seen - progress.step * config.batch.global_size  # 0 unless the batch size was changed on the way
-    loader = Loader(training, local_samples=lambda step: [first + i for i in plan.samples(step, dp_rank)], workers=config.data.workers,
-                    tick=oversight.pulse.tick)
+    loader = Loader(training, local_samples=plan.samples_from(progress.step, progress.samples_seen, context.coordinate.dp),
+                    workers=config.data.workers, tick=oversight.pulse.tick)
+    judge = Judge(Health.resumed(config.health, resumed.extra), built.engine, context=context, files=training.files,
+                  micro_size=config.batch.micro_size, tell=watch.console.line if watch is not None else None)
     return Trainer(config=config, built=built, context=context, plan=plan, loader=loader, validation=validation,
-                   checkpointer=checkpointer, agreed=agreed, watch=watch, audit=audit, oversight=oversight, device=place.device,
+                   checkpointer=checkpointer, agreed=agreed, judge=judge, watch=watch, audit=audit, oversight=oversight,
+                   restore=lambda: resume(config, built, checkpointer, agreed, checkpointer.newest()), device=place.device,
                    progress=progress)
 
 

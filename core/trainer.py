@@ -1,7 +1,7 @@
 """The training loop: each sentence of it is one function."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,11 +23,19 @@ from .engine.engine import StepResult
 from .errors import Preempted
 from .evaluation import EvaluationResult, EvaluationStoppedError, evaluate
 from .inputs import micro_batch
+from .judge import Judge
 from .metrics import MetricsLog, StepMetrics, ValidationMetrics
 from .oversight import Oversight
+from .pace import Pace
+from .provenance import provenance
 from .pulse import Phase
+from .resume import Resumed
+from .rewind import rewind
+from .saver import Saver
+from .step_log import StepLog
 
 STOP = 0  # place of the vote for a stop among the votes of a step
+SAVES = slice(1, 3)  # places of the votes on the save under way: busy, failed
 
 
 @dataclass
@@ -65,6 +73,8 @@ class Trainer:
         validation: None where the run has no validation set.
         checkpointer: saves; every rank has one.
         agreed: the part of the config that a resume must not change.
+        judge: of each step's numbers.
+        restore: fills the engine from the newest whole checkpoint, of which there is one; collective.
         watch: None but on rank 0.
         audit: where this rank's samples are written; None without `data.audit`, and on all but one rank of a tensor group.
         oversight: of the process around this one.
@@ -80,11 +90,24 @@ class Trainer:
     validation: ValidationSet | None
     checkpointer: Checkpointer
     agreed: dict[str, Any]
+    judge: Judge
+    restore: Callable[[], Resumed]
     watch: Watch | None
     audit: SampleLog | None
     oversight: Oversight
     device: torch.device
     progress: Progress = field(default_factory=Progress)
+    saver: Saver = field(init=False)
+    pace: Pace = field(init=False)
+    _owed: bool = False  # a checkpoint that was due and had to wait
+
+    def __post_init__(self) -> None:
+        logs: list[StepLog] = [self.audit] if self.audit is not None else []
+        if self.watch is not None:
+            logs.append(self.watch.metrics)
+        self.pace = Pace(self.context.topology, self.context.rank, waited_seconds=self.oversight.waited_seconds,
+                         tell=None if self.watch is None else self.watch.console.line)
+        self.saver = Saver(self.checkpointer, tell=None if self.watch is None else self.watch.console.line, logs=logs)
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -114,19 +137,23 @@ class Trainer:
         while self.progress.step < self.last_step and not stopping:
             result = self.train_one_step()
             stopping = result.votes[STOP] > 0
+            self.saver.after_step(result.votes[SAVES])
+            if self.judge.wants_rewind() and rewind(self):
+                saved = self.progress.step
+                continue
             if self._audit_due():
                 self.built.replicas.check()
             owes = self._evaluation_due()
             if owes and not stopping:  # a stop must not wait for it: the next start makes up for it
                 stopping = self._stopped_evaluating()
                 owes = stopping
-            if self._checkpoint_due() or stopping:
-                self.save()
+            if (self._checkpoint_due() or stopping) and self.save(last=stopping or self.progress.step == self.last_step):
                 saved = self.progress.step
             if self.watch is not None and self.progress.step == self.last_step:
                 self.watch.console.stage_memory(result.stage_memory_bytes)
         if saved < self.progress.step:
-            self.save()
+            self.save(last=True)
+        self.saver.finish()
         if stopping and (owes or self.progress.step < self.last_step):
             where = f"after step {self.progress.step}; its checkpoint is saved" if self.progress.step else "before the first step"
             raise Preempted(f"stopped by a signal {where}", do="start the same command again to go on")
@@ -136,12 +163,17 @@ class Trainer:
         """The next step, recorded by rank 0."""
         begin = time.perf_counter()
         self.oversight.pulse.enter(Phase.step, self.progress.step)
+        self.pace.begin()
         step, rate = self.progress.step, self.built.engine.learning_rate
         batch = self.loader.batch(step)
         groups = self.context.layer_groups(context_attention=self.config.parallel.context_attention.value)
         micros = [micro_batch(part, step=step, document_mask=self.config.data.document_mask, device=self.device, groups=groups)
                   for part in batch.split(self.config.batch.micro_size)]
-        result = self.built.engine.train_step(micros, votes=[float(self.oversight.stop_requested())])
+        result = self.built.engine.train_step(micros, votes=[float(self.oversight.stop_requested()), *self.saver.votes(),
+                                                              *self.pace.votes()])
+        self.pace.end(result.votes[-self.context.topology.world_size :])
+        self.oversight.fence_lately()  # this process may have been frozen while a newer attempt took the folder over
+        self.judge.after_step(result, batch, step=step + 1)
         self.progress.step += 1
         self.progress.samples_seen += self.config.batch.global_size
         if self.audit is not None:
@@ -159,7 +191,7 @@ class Trainer:
             loss=result.loss, grad_norm=result.grad_norm, learning_rate=rate, step_seconds=seconds,
             tokens_per_second=tokens_per_second, memory_bytes=peak_memory_bytes(self.device),
             model_flops_utilization=self.watch.utilization(tokens_per_second), stage_memory_bytes=result.stage_memory_bytes,
-            routing=result.routing,
+            routing=result.routing, skipped=bool(result.non_finite), overflow=result.overflow,
         )
         self.watch.metrics.record(metrics)
         self.watch.console.step(metrics)
@@ -176,6 +208,7 @@ class Trainer:
             result = evaluate(model, self.validation, micro_size=self.config.batch.micro_size, samples=self.config.evaluation.samples,
                               data_group=self.context.data, document_mask=self.config.data.document_mask, device=self.device,
                               stop=lambda: self._on_any_rank(self.oversight.stop_requested())[0])
+        self.oversight.fence_lately()
         if self.watch is not None:
             metrics = ValidationMetrics(step=self.progress.step, validation_loss=result.loss, validation_perplexity=result.perplexity)
             self.watch.metrics.record(metrics)
@@ -190,20 +223,25 @@ class Trainer:
             return True
         return False
 
-    def save(self) -> None:
-        """Commits a checkpoint of this step; every rank takes part."""
+    def save(self, *, last: bool) -> bool:
+        """Saves this step, every rank its part; returns whether it is saved, or on its way.
+
+        Args:
+            last: the run ends here: wait for it, and a failure is an error.
+        """
         self.oversight.pulse.enter(Phase.save, self.progress.step)
         self.built.replicas.check()  # nothing that has drifted apart is ever committed
-        folder = self.checkpointer.save(
-            step=self.progress.step, samples_seen=self.progress.samples_seen, config=self.agreed,
-            extra=self.built.state.counters(), fragments=self.built.state.fragments(),
-        )
-        if self.watch is not None:
-            self.watch.console.line(f"checkpoint {folder}")
+        extra = (self.built.state.counters() | {"health": self.judge.health.state()}
+                 | provenance(self.config, world_size=self.context.topology.world_size))
+        return self.saver.save(step=self.progress.step, samples_seen=self.progress.samples_seen, config=self.agreed, extra=extra,
+                               fragments=self.built.state.fragments(), must=last)
 
     def _checkpoint_due(self) -> bool:
+        """A save that falls into a row of skipped steps waits for its end: it would push an older checkpoint out for nothing new."""
         interval = self.config.checkpoint.interval
-        return interval > 0 and self.progress.step % interval == 0
+        due = self._owed or (interval > 0 and self.progress.step % interval == 0)
+        self._owed = due and not self.judge.health.settled
+        return due and not self._owed
 
     def _audit_due(self) -> bool:
         interval = self.config.health.audit_interval

@@ -9,6 +9,8 @@ from ..engine.warm import warm_up
 from ..forked_ranks import RankError, run_ranks
 from .bubble import Setup, bubble_rows, comparison, measure_bubble
 from .bytes import measure_bytes
+from .checkpoint import LIMIT as CHECKPOINT
+from .checkpoint import Setting, measure_checkpoint
 from .memory import measure_memory
 from .suites import BUBBLE, BYTES, BYTES_CASES, MEMORY, MEMORY_CASES, QUICK_SCHEDULES, SETUPS, Case
 from .table import Limit, Row, worst
@@ -60,6 +62,12 @@ def work_of(suite: str, *, quick: bool, only: str, pass_seconds: float) -> list[
     return [(name, step) for name, step in work if only.lower() in name.lower()]
 
 
+def checkpoint_work(setting: Setting) -> list[Work]:
+    """The one case of suite=checkpoint."""
+    name = f"{setting.state_bytes / 1e9:g} GB on {setting.ranks} rank(s) in {setting.folder.parent}"
+    return [(name, partial(_measured, name, measure_checkpoint, setting.ranks, (setting,), CHECKPOINT))]
+
+
 def findings(work: Sequence[Work], progress: Callable[[str], None]) -> Iterator[Finding]:
     """Measures one case after the other; at the end what compares them.
 
@@ -80,11 +88,15 @@ def findings(work: Sequence[Work], progress: Callable[[str], None]) -> Iterator[
 
 
 def _run(case: Case, measure: Callable[..., Any], limit: Limit) -> Finding:
+    return _measured(case.name, measure, case.ranks, (case.config(), case.ranks), limit)
+
+
+def _measured(name: str, measure: Callable[..., Any], ranks: int, arguments: Sequence[Any], limit: Limit) -> Finding:
     try:
-        ranks = run_ranks(measure, case.ranks, case.config(), case.ranks, timeout=PATIENCE, quiet=True)
+        found = run_ranks(measure, ranks, *arguments, timeout=PATIENCE, quiet=True)
     except RankError as error:
-        return Finding(case.name, [], limit, failure=error.cause)
-    return Finding(case.name, worst(ranks, limit), limit)
+        return Finding(name, [], limit, failure=error.cause)
+    return Finding(name, worst(found, limit), limit)
 
 
 def best_bubble(setup: Setup) -> Finding:

@@ -107,7 +107,7 @@ def lines(described: dict[str, Any]) -> list[str]:
     nested = {f"{name}.{key}": value for name, inner in described["extra"].items() if isinstance(inner, dict)
               for key, value in inner.items()}
     rows = [f"{described['checkpoint']}: step {described['step']:,}, {described['samples_seen']:,} samples seen"]
-    rows += [f"  {name}: {value}" for name, value in (extra | nested).items()]
+    rows += [f"  {name}: {str(value)[:90]}" for name, value in (extra | nested).items()]
     rows += ["", f"{'kind':<14}{'dtype':<12}{'tensors':>9}{'elements':>18}{'bytes':>12}"]
     rows += [f"{each['kind']:<14}{each['dtype']:<12}{each['tensors']:>9,}{each['elements']:>18,}{in_words(each['bytes']):>12}"
              for each in described["kinds"]]

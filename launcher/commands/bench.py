@@ -3,15 +3,18 @@
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...conf.commands_schema import BenchConfig, Suite
 from ...conf.compose import compose
 from ...conf.errors import ConfigError, Problem
 from ...conf.schema import Config
 from ..environment import read_environment
+
+if TYPE_CHECKING:
+    from ...core.bench.suite import Work
 
 
 def main(overrides: list[str]) -> int:
@@ -21,18 +24,36 @@ def main(overrides: list[str]) -> int:
         0; 1 where a figure is farther from its theory than the suite allows.
     """
     config = compose("bench", overrides)
-    return overhead(config) if config.suite is Suite.overhead else against_theory(config)
+    if config.suite is Suite.overhead:
+        return overhead(config)
+    return checkpoint(config) if config.suite is Suite.checkpoint else against_theory(config)
+
+
+def checkpoint(config: BenchConfig) -> int:
+    """A save and a load of a state of random numbers, in a folder that is removed at the end."""
+    from ...core.bench.checkpoint import Setting
+    from ...core.bench.suite import checkpoint_work
+
+    with tempfile.TemporaryDirectory(prefix="hexareme-bench-", dir=config.directory) as folder:
+        return show(config, checkpoint_work(Setting(config.state_bytes, config.ranks, config.rounds, Path(folder))))
 
 
 def against_theory(config: BenchConfig) -> int:
     """bytes, bubble and memory: on forked ranks of this machine."""
-    from ...core.bench.suite import findings, work_of
-    from ...core.bench.table import HEADER, as_json, line
+    from ...core.bench.suite import work_of
 
     work = work_of(config.suite.value, quick=config.quick, only=config.only, pass_seconds=config.pass_ms / 1000)
     if not work:
         raise ConfigError([Problem("only", config.only, f"is in no name of suite={config.suite.value}'s cases",
                                    "leave it out to see them all")])
+    return show(config, work)
+
+
+def show(config: BenchConfig, work: "Sequence[Work]") -> int:
+    """Runs the cases, prints and writes their rows; 1 where a figure is outside its limit."""
+    from ...core.bench.suite import findings
+    from ...core.bench.table import HEADER, as_json, line
+
     result: dict[str, Any] = {"suite": config.suite.value, "cases": []}
     for found in findings(work, lambda text: print(text, flush=True)):
         for text in [HEADER, *(line(row, found.limit) for row in found.rows)] if found.rows else []:
@@ -59,12 +80,14 @@ def write(output: str, result: Mapping[str, Any]) -> None:
 
 def overhead(config: BenchConfig) -> int:
     """CPU time of a step in one process, beside a bare torch loop and DeepSpeed's own."""
+    from torch.distributed import HashStore
+
     from ...core.engine.distributed import start_distributed, stop_distributed
     from ...core.engine.overhead import measure_overhead, write_random_corpus
 
     here = read_environment({})
     os.environ.update(here.variables())  # DeepSpeed asks for LOCAL_RANK
-    start_distributed(rank=0, world_size=1, local_rank=0, master_address=here.master_address, master_port=here.master_port)
+    start_distributed(rank=0, world_size=1, local_rank=0, store=HashStore())
     try:
         with tempfile.TemporaryDirectory(prefix="hexareme-bench-") as folder:
             (Path(folder) / "run").mkdir()

@@ -8,10 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from hexareme.core import step_log
 from hexareme.core.errors import StorageError
 from hexareme.core.metrics import MetricsLog, StepMetrics, ValidationMetrics, read_metrics
 from hypothesis import given
@@ -152,23 +155,53 @@ def test_a_killed_writer_leaves_whole_lines(tmp_path):
     assert path.read_bytes().count(b"\n") == len(rows)
 
 
-def test_full_disk_is_a_storage_error_and_leaves_whole_lines(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    write(path, step(1))
-    size = path.stat().st_size
+@contextmanager
+def disk_with_room_for(size: int) -> Iterator[None]:
+    """Files of this process take `size` bytes: the kernel writes what fits, as on a full disk."""
     limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    log = MetricsLog(path)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, limits[1]))  # the kernel takes 20 bytes of the next line
-        with pytest.raises(StorageError) as caught:
-            log.record(step(2))
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
-        log.close()
+
+
+def test_lines_wait_for_a_full_disk_and_come_in_order(tmp_path, caplog):
+    path = tmp_path / "metrics.jsonl"
+    write(path, step(1))
+    size = path.stat().st_size
+    log = MetricsLog(path)
+    with disk_with_room_for(size + 20):
+        for number in range(2, 30):
+            log.record(step(number))
+        assert path.stat().st_size == size
+        with pytest.raises(StorageError) as caught:
+            log.flush()
     assert caught.value.exit_code == 7
     assert str(path) in str(caught.value)
-    assert path.stat().st_size == size
+    assert caplog.text.count("held in memory") == 1
+    log.record(step(30))
+    assert "is written again" in caplog.text
+    log.close()
+    assert [row["step"] for row in read_metrics(path)] == list(range(1, 31))
+
+
+def test_lines_that_a_full_disk_never_took_are_an_error_at_the_end(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    write(path, step(1))
+    with disk_with_room_for(path.stat().st_size), pytest.raises(StorageError, match="cannot write"), MetricsLog(path) as log:
+        log.record(step(2))
+
+
+def test_lines_that_wait_are_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(step_log, "MOST_HELD", 1000)
+    path = tmp_path / "metrics.jsonl"
+    write(path, step(1))
+    with disk_with_room_for(path.stat().st_size), pytest.raises(StorageError), MetricsLog(path) as log:
+        for number in range(2, 100):
+            log.record(step(number))
+    assert number < 20
 
 
 def test_missing_folder_is_a_storage_error(tmp_path):
