@@ -4,7 +4,7 @@ what it is told is.
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any, Self
@@ -16,7 +16,7 @@ LOWER_THE_RATE = "look at these documents, or go on from the last checkpoint wit
 FEWEST = 16  # healthy steps before a loss is judged
 NEAR = 32  # steps whose median is where the course is now
 DEVIATION = 1.4826  # standard deviation of a normal distribution, in units of its median absolute deviation
-SMALL_SAMPLE = 8.0  # a spread known from n losses may be too small; by this share / n
+SMALL_SAMPLE = 16.0  # a spread known from n losses may be too small; by this share / n
 LEAST_SPREAD = 1e-3  # of the loss: below that nothing is a spike, or a course without noise would call rounding one
 
 
@@ -44,11 +44,12 @@ class LossSpike:
 
 
 class SpikeDetector:
-    """Compares each loss with the recent ones: the distance from their median in units of a robust standard deviation.
+    """Compares each loss with the recent ones: the distance from the median of the newest in units of a robust standard deviation.
 
-    The spread is the larger of two: of the losses around their median, which a falling course widens (so the steep beginning of a run
-    raises no alarm), and of their differences from step to step, which it does not. A spike itself takes no part in what later steps are
-    compared with; a course that stays high would then alarm for ever, so after `FEWEST` spikes in a row it is the new course.
+    The spread is the larger of two: of the losses around a line through the window, so that a falling course does not hide what leaves
+    it, and of their differences from step to step. A falling course is expected a little too high, which raises no alarm. A spike takes no
+    part in what later steps are compared with; a course that stays high would then alarm for ever, so after `FEWEST` spikes in a row it
+    is the new course.
 
     Args:
         window: steps that are remembered.
@@ -78,8 +79,8 @@ class SpikeDetector:
         losses = list(self._losses)
         if len(losses) < FEWEST:
             return None
-        expected, middle = median(losses[-NEAR:]), median(losses)
-        around = DEVIATION * median(abs(each - middle) for each in losses)
+        expected = median(losses[-NEAR:])
+        around = DEVIATION * median(map(abs, _around_line(losses)))
         between = DEVIATION / math.sqrt(2) * median(abs(b - a) for a, b in zip(losses, losses[1:], strict=False))
         spread = max(around, between, LEAST_SPREAD * abs(expected)) * (1 + SMALL_SAMPLE / len(losses))
         spike = LossSpike(loss, expected, spread)
@@ -94,6 +95,15 @@ class SpikeDetector:
         self._losses.clear()
         self._losses.extend(float(each) for each in state["losses"])
         self._high = [float(each) for each in state["high"]]
+
+
+def _around_line(losses: Sequence[float]) -> list[float]:
+    """Distances from the line through the medians of the older and of the newer half."""
+    half = len(losses) // 2
+    slope = (median(losses[half:]) - median(losses[:half])) / half
+    level = [loss - slope * place for place, loss in enumerate(losses)]
+    middle = median(level)
+    return [each - middle for each in level]
 
 
 class Health:
