@@ -24,12 +24,12 @@ def with_listener(environment: Environment) -> Environment:
     Raises:
         PortError: the port that somebody gave us is taken; names the holder.
     """
-    if environment.rank != 0 or environment.world_size == 1 or environment.agent_store:
-        return environment
     inherited = environment.listener
     if inherited is not None and listens_on(inherited, environment.master_port):
         os.set_inheritable(inherited, False)  # not by the programs that a rank starts
         return environment
+    if environment.rank != 0 or environment.world_size == 1 or environment.agent_store:
+        return replace(environment, listener=None)
     listener = listen(environment.master_address, environment.master_port, move=environment.port_is_ours)
     port = listener.getsockname()[1]
     return replace(environment, listener=listener.detach(), master_port=port)
