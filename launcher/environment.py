@@ -42,6 +42,7 @@ class Environment:
         port_is_ours: whether we chose the port, so that rank 0 may choose another.
         listener: descriptor on which the front end listens for rank 0 already; None where it does not.
         agent_store: whether torchrun's agent serves the store at that address.
+        supervised: whether a front end of ours stands above, which can start the ranks again.
     """
 
     rank: int
@@ -56,6 +57,7 @@ class Environment:
     port_is_ours: bool = False
     listener: int | None = None
     agent_store: bool = False
+    supervised: bool = field(default_factory=lambda: "HEXAREME_ATTEMPT" in os.environ)
 
     def __post_init__(self) -> None:
         for name, value, size in (("RANK", self.rank, self.world_size), ("LOCAL_RANK", self.local_rank, self.local_world_size)):

@@ -27,11 +27,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..conf.errors import ConfigError
+from ..conf.errors import ConfigError, Problem
 from ..core.checkpoint.folder import step_folders, step_of
 from ..core.checkpoint.manifest import MANIFEST
 from ..core.errors import CheckpointError, FolderInUseError, Preempted
 from ..data.errors import DataError
+from .environment import Environment, FrontEnd
 from .local import Attempt, StartFunction, attempt, start_program
 from .outcome import SIGNAL_CODE, ExitFile, Outcome
 from .vigil import watched_signals
@@ -127,6 +128,24 @@ class Patience:
         self._left -= 1
         self._restarted = True
         return None
+
+
+def require_supervisor(restarts: int, environment: Environment) -> None:
+    """For a rank: `run.restarts` is no empty promise.
+
+    Args:
+        restarts: of the config.
+        environment: of the rank.
+
+    Raises:
+        ConfigError: ranks shall be started again, and nobody is there who would.
+    """
+    if restarts and not environment.supervised:
+        foreign = environment.front_end in (FrontEnd.torchrun, FrontEnd.deepspeed, FrontEnd.open_mpi, FrontEnd.slurm)
+        above = f"{environment.front_end} starts the ranks" if foreign else "this is one process by itself"
+        raise ConfigError([Problem("run.restarts", restarts, f"needs `hexareme train` above the ranks, but {above}",
+                                   "start the run by `hexareme train`, or set run.restarts=0" +
+                                   (" and let torchrun --max-restarts do it" if environment.front_end is FrontEnd.torchrun else ""))])
 
 
 def newest_step(directory: Path) -> int:

@@ -31,6 +31,7 @@ from .processes import adopt_orphans, end_descendants, started_at
 from .rank_log import RankLog
 from .rank_process import RankFunction, Ties, become_rank, log_file, read_outcome
 from .stacks import StackFile
+from .supervisor import require_supervisor
 from .vigil import Vigil, watched_signals
 
 ECHOES = (reason_of(PeerError("", do="")),)  # of somebody else's end; of a hang, or a rank that did not come, every watcher knows the cause
@@ -51,6 +52,7 @@ def main(arguments: Sequence[str], run: RankFunction) -> int:
         return complain(error, rank=0)
     try:
         config = validated(without_local_rank(arguments), environment.world_size, fp16=computes_fp16())
+        require_supervisor(config.run.restarts, environment)
     except Exception as error:
         return complain(error, rank=environment.rank, speak=environment.rank == 0)
     return watch(config, environment, run)
