@@ -63,4 +63,4 @@ class Heartbeat:
             frame = frame.f_back
         if frame is None:
             return False
-        return wait_at(frame.f_code.co_filename, frame.f_lineno, accelerator=self._accelerator) in (Wait.collective, Wait.device)
+        return wait_at(frame.f_code.co_filename, frame.f_lineno or 0, accelerator=self._accelerator) in (Wait.collective, Wait.device)

@@ -18,6 +18,7 @@ from ..core.waiting import Frame, Wait, operation, site, wait_of
 SIGNAL = signal.SIGUSR2
 _HEADER = re.compile(r"(Current thread|Thread) 0x[0-9a-f]+.*\(most recent call first\):")
 _FRAME = re.compile(r'  File "(.*)", line (\d+) in (.*)')
+FIRST_FUNCTION = "become_rank"  # of a rank's process
 _MAKES_BATCHES = "_make"  # of data/loader.py, in its threads
 
 
@@ -53,7 +54,7 @@ class Standing:
         operation: the collective's name, where it waits in one.
         place: our own line, as `core/engine/engine.py:137 in _agree`.
         text: that line.
-        lines: (function, line) of the main thread's frames of ours, outermost first: its place in the program.
+        lines: (function, line) of the main thread's frames of ours, outermost first: its place in the rank's program.
         frames: the innermost frames, as text.
     """
 
@@ -103,8 +104,15 @@ def standing_of(dump: str, *, accelerator: bool) -> Standing:
             told, wait = other, wait_of(other, accelerator=accelerator)
     here = site(told)
     return Standing(wait=wait, operation=operation(told) if wait is Wait.collective else "", place=str(here or ""),
-                    text=here.text if here else "", lines=tuple((frame.function, frame.line) for frame in reversed(main) if frame.ours),
+                    text=here.text if here else "", lines=_place(main),
                     frames=tuple(map(str, told[:6])))
+
+
+def _place(main: Sequence[Frame]) -> tuple[tuple[str, int], ...]:
+    """Our frames from the rank's first function on: how it was started differs from rank to rank."""
+    ours = [(frame.function, frame.line) for frame in main if frame.ours]
+    names = [name for name, _ in ours]
+    return tuple(reversed(ours[: names.index(FIRST_FUNCTION)] if FIRST_FUNCTION in names else ours))
 
 
 def _in_backward(frames: Sequence[Frame]) -> bool:

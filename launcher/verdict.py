@@ -8,7 +8,7 @@ from ..core.pulse import Phase
 from ..core.waiting import Wait
 from .finding import Finding
 
-SILENT_SECONDS = 2.0  # of the rank's own thread, which beats twice a second: Python's lock is not passed on
+SILENT_SECONDS = 2.0  # of the rank's own thread, which beats twice a second
 ENDING = "start the same command to go on from the last checkpoint; where a phase needs longer, raise run.hang_timeout"
 
 
@@ -43,7 +43,7 @@ def judge(findings: Mapping[int, Finding], *, world_size: int) -> Verdict | None
         return None
     idle_by_itself = [finding for finding in late if finding.stopped] or [finding for finding in late if not finding.waiting]
     if idle_by_itself:
-        return _guilty(_longest(idle_by_itself), late)
+        return _guilty(_longest(idle_by_itself), told)
     if len(late) < len(told):
         return None
     silent = sorted(set(range(world_size)) - set(findings))
@@ -53,8 +53,8 @@ def judge(findings: Mapping[int, Finding], *, world_size: int) -> Verdict | None
     return _all_wait(late)
 
 
-def _guilty(one: Finding, late: Sequence[Finding]) -> Verdict:
-    waiters = [finding for finding in late if finding.waiting]
+def _guilty(one: Finding, told: Sequence[Finding]) -> Verdict:
+    waiters = [finding for finding in told if finding.waiting]
     what = f"{_who(one)} hung in {_when(one)}: {_doing(one)}"
     if waiters:
         what += f"; {_waiters(waiters)}"
@@ -116,10 +116,10 @@ def _doing(finding: Finding) -> str:
         return f"it waits for a disk (state D) at {standing.place}"
     if not finding.answered:
         return f"it gives no sign of life (state {finding.state}, last beat {finding.beat_seconds:.1f} s ago)"
-    if finding.beat_seconds > SILENT_SECONDS:
-        return f"it holds Python's lock at {_line(finding)}"
     if standing.wait is Wait.loader:
         return f"its data loader stands at {_line(finding)}"
+    if finding.beat_seconds > max(SILENT_SECONDS, finding.idle_seconds / 2):
+        return f"it holds Python's lock at {_line(finding)}"
     return f"it stands at {_line(finding)}"
 
 
