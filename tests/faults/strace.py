@@ -1,6 +1,8 @@
 """System calls of a live process, seen and struck by strace from outside: saves are killed at any of them with no hook in our code."""
 
+import os
 import re
+import signal
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -12,6 +14,8 @@ import pytest
 from hexareme.core.trainer import Trainer
 
 from tests.launcher.processes import wait_until
+
+from .rig import Start
 
 # What may change a disk, and every open.
 CALLS = ("openat", "mkdir", "mkdirat", "write", "pwrite64", "ftruncate", "fsync", "fdatasync", "rename", "renameat", "renameat2", "link",
@@ -78,16 +82,16 @@ class Tracer:
     def __init__(self, threads: Iterable[int], log: Path, *options: str) -> None:
         self.log, self.threads = log, list(threads)
         targets = [word for thread in self.threads for word in ("-p", str(thread))]
-        self._process = subprocess.Popen(["strace", "-qq", "-y", "-s", "0", "-o", str(log), "-e", f"trace={','.join(CALLS)}", *options, *targets],
-                                         stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        command = ["strace", "-qq", "-y", "-s", "0", "-o", str(log), "-e", f"trace={','.join(CALLS)}", *options, *targets]
+        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         wait_until(lambda: self._process.poll() is not None or all(map(traced, self.threads)), 20)
         if self._process.poll() is not None:
             pytest.fail(f"strace ended: {self._process.communicate()[1]}")
 
     @classmethod
-    def stopping(cls, thread: int, log: Path, call: Call) -> "Tracer":
-        """SIGSTOP for the whole process when the call has been made, before anything else is."""
-        return cls([thread], log, "-e", f"inject={call.name}:signal=STOP:when={call.number}")
+    def stopping(cls, thread: int, log: Path, name: str) -> "Tracer":
+        """SIGSTOP for the whole process after each call of a name, before it does anything else."""
+        return cls([thread], log, "-e", f"inject={name}:signal=STOP")
 
     @classmethod
     def killing(cls, thread: int, log: Path, call: Call) -> "Tracer":
@@ -102,15 +106,21 @@ class Tracer:
         """The calls so far."""
         return parse(self.text())
 
-    def await_stop(self, gone: Callable[[], bool]) -> Call:
-        """The call at which the process now stands still.
+    def await_stop(self, wanted: Callable[[Call], bool], gone: Callable[[], bool]) -> None:
+        """Until the process stands still after a call that is wanted; from the others it goes on.
 
         Args:
-            gone: whether it cannot come to that any more.
+            wanted: whether it is this call.
+            gone: whether the run has ended.
         """
-        wait_until(lambda: "stopped by SIGSTOP" in self.text() or gone(), 60)
-        assert "stopped by SIGSTOP" in self.text(), f"it never came there:\n{self.text()[-2000:]}"
-        return self.calls()[-1]
+        stops = 0
+        while True:
+            stops += 1
+            wait_until(lambda: self.text().count("stopped by SIGSTOP") >= stops or gone(), 60)  # noqa: B023
+            assert not gone(), f"it never came there:\n{self.text()[-2000:]}"
+            if wanted(self.calls()[-1]):
+                return
+            os.kill(self.threads[0], signal.SIGCONT)
 
     def close(self) -> None:
         """Detached from what still lives."""
@@ -132,7 +142,7 @@ def traced(thread: int) -> bool:
 
 @dataclass(frozen=True)
 class Hold:
-    """Makes every rank wait before the save of a step, so that strace can be attached to processes that run already.
+    """Makes every rank wait before the save of a step, when the save before it is settled, so that strace can be attached.
 
     Args:
         folder: of the test; no other test uses it.
@@ -146,12 +156,13 @@ class Hold:
         """In the front end, before the ranks are forked."""
         save = Trainer.save
 
-        def held(trainer: Trainer) -> None:
+        def held(trainer: Trainer, **options: bool) -> None:
             if trainer.progress.step == self.step:
+                trainer.saver.settle()
                 self._mark(trainer.context.rank).touch()
                 while not self._go.exists():
                     sleep(0.002)
-            save(trainer)
+            save(trainer, **options)
 
         Trainer.save = held
 
@@ -162,10 +173,10 @@ class Hold:
     def _mark(self, rank: int) -> Path:
         return self.folder / f"held-{self.step}-{rank}"
 
-    def wait(self, ranks: int, gone: Callable[[], bool]) -> None:
+    def wait(self, start: Start) -> None:
         """Until all ranks stand there."""
-        wait_until(lambda: gone() or all(self._mark(rank).exists() for rank in range(ranks)), 90)
-        assert not gone(), "the run ended before the save"
+        wait_until(lambda: start.ended() or all(self._mark(rank).exists() for rank in range(start.ranks)), 90)
+        assert not start.ended(), f"the run ended before the save:\n{start.text()}"
 
     def release(self) -> None:
         """They go on."""
