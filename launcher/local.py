@@ -17,9 +17,9 @@ from ..core.errors import Preempted
 from .environment import digest
 from .membership import Membership
 from .memory_limit import MemoryWatch
-from .outcome import ExitFile, Outcome, last_step, outcome_of_status
+from .outcome import IN_USE_CODE, ExitFile, Outcome, last_step, outcome_of_status
 from .processes import adopt_orphans, end_descendants, exit_code, reap
-from .vigil import watched_signals
+from .vigil import next_signal, watched_signals
 
 PROGRAM = Path(__file__).with_name("train.py")
 # Starts one watcher on these overrides, in this environment; its process id.
@@ -74,6 +74,8 @@ def attempt(overrides: Sequence[str], *, ranks: int, directory: Path, start: Sta
     first = ExitFile(directory).read() or {}
     if not failed:
         return Attempt(code=0, asked=crew.asked, cause=first)
+    if IN_USE_CODE in failed:  # what exit.json says is of somebody else
+        return Attempt(code=IN_USE_CODE, asked=crew.asked, cause={"code": IN_USE_CODE, "reason": "folder_in_use", "rank": 0})
     if first.get("code") in failed:
         return Attempt(code=first["code"], asked=crew.asked, cause=first)
     return Attempt(code=failed[0], asked=crew.asked, cause={"code": failed[0], "reason": "error", "step": last_step(directory)})
@@ -117,10 +119,10 @@ class Crew:
         codes: list[int] = []
         watched = watched_signals()
         while self._running:
-            caught = signal.sigtimedwait(watched, LOOK_SECONDS)
-            if caught is not None and caught.si_signo != signal.SIGCHLD:
-                self.asked = self.asked or signal.Signals(caught.si_signo)
-                self._send(caught.si_signo)
+            caught = next_signal(watched, LOOK_SECONDS)
+            if caught is not None:
+                self.asked = self.asked or caught
+                self._send(caught)
             for process, status in reap().items():
                 if process in self._running:
                     codes.append(exit_code(status))
@@ -138,8 +140,8 @@ class Crew:
         self._deadline = time.monotonic() + (PREEMPTED_SECONDS if preempted else STOP_SECONDS)
         if os.WIFSIGNALED(status):
             self._speak_for(rank, status)
-        if not preempted:
-            self._send(signal.SIGTERM)
+        if not preempted:  # where the folder is somebody else's there is nothing to save
+            self._send(signal.SIGKILL if code == IN_USE_CODE else signal.SIGTERM)
 
     def _speak_for(self, rank: int, status: int) -> None:
         """A watcher that was killed cannot say so, and its rank went with it: the others would only say that they lost a peer."""

@@ -35,7 +35,7 @@ from ..data.errors import DataError
 from .environment import Environment, FrontEnd
 from .local import Attempt, StartFunction, attempt, start_program
 from .outcome import SIGNAL_CODE, ExitFile, Outcome
-from .vigil import watched_signals
+from .vigil import next_signal, watched_signals
 
 MOST_FUTILE = 3  # restarts without progress
 BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 1.0, 60.0
@@ -182,7 +182,7 @@ def asked_within(seconds: float) -> signal.Signals | None:
     """Waits; the signal that somebody sent to this process meanwhile, which ends the waiting."""
     deadline = time.monotonic() + seconds
     while (left := deadline - time.monotonic()) > 0:
-        caught = signal.sigtimedwait(watched_signals(), left)
-        if caught is not None and caught.si_signo != signal.SIGCHLD:
-            return signal.Signals(caught.si_signo)
+        caught = next_signal(watched_signals(), left)
+        if caught is not None:
+            return caught
     return None

@@ -26,6 +26,19 @@ def watched_signals() -> set[signal.Signals]:
     return {number for number in asked if signal.getsignal(number) is not signal.SIG_IGN} | {signal.SIGCHLD}
 
 
+def next_signal(watched: set[signal.Signals], seconds: float) -> signal.Signals | None:
+    """The next signal that asks for something; None where none comes in time, or a child has ended.
+
+    Args:
+        watched: as `watched_signals`; blocked.
+        seconds: to wait.
+    """
+    caught = signal.sigtimedwait(watched, seconds)
+    # CPython returns uninitialised memory where a stop of this process (SIGSTOP, SIGCONT) outlasted the time to wait.
+    asked = watched - {signal.SIGCHLD}
+    return signal.Signals(caught.si_signo) if caught is not None and caught.si_signo in asked else None
+
+
 @dataclass(frozen=True)
 class Ending:
     """How a rank ended.
@@ -79,9 +92,9 @@ class Vigil:
         """Returns when the rank has ended."""
         watched = watched_signals()
         while True:
-            caught = signal.sigtimedwait(watched, ALARMED_SECONDS if self._hang is not None and self._hang.alarmed else LOOK_SECONDS)
-            if caught is not None and caught.si_signo != signal.SIGCHLD:
-                self._pass_on(signal.Signals(caught.si_signo))
+            caught = next_signal(watched, ALARMED_SECONDS if self._hang is not None and self._hang.alarmed else LOOK_SECONDS)
+            if caught is not None:
+                self._pass_on(caught)
             status = reap().get(self._rank)
             if status is not None:
                 return Ending(status, self._forced, self._memory.words())
