@@ -103,7 +103,7 @@ def last_step(path: Path) -> int:
     try:
         with path.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
-            lines = file.read(TAIL_BYTES).splitlines()
+            lines = file.read(TAIL_BYTES).splitlines(keepends=True)
     except OSError:
         return 0
     steps = [row["step"] for line in lines if (row := decode(line)) is not None]
