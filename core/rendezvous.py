@@ -2,15 +2,15 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
 from .errors import PortError
+from .meeting import GROUP_TIMEOUT, Patience, Venue, meet, own_card
 
 Device = torch.device
-GROUP_TIMEOUT = timedelta(minutes=30)  # a rank may wait for a reader that is slow to take what is printed
+MEETING_SECONDS = 120.0  # for the slowest host to import torch
 
 
 def gpu_for_each(ranks: int) -> bool:
@@ -39,24 +39,24 @@ def alone() -> Iterator[None]:
 
 
 @contextmanager
-def joined(*, rank: int, world_size: int, local_ranks: int, address: str, port: int) -> Iterator[None]:
+def joined(*, rank: int, world_size: int, local_ranks: int, venue: Venue) -> Iterator[None]:
     """The process group of ranks that were started from outside.
 
     Args:
         rank, world_size: this process's place.
         local_ranks: ranks of this machine.
-        address, port: where rank 0 listens.
+        venue: where they meet.
 
     Raises:
-        PortError: not all ranks came, or the port is taken.
+        MissingRankError: not all ranks came.
+        PortError: one of them is none of this command.
     """
+    met = meet(own_card(rank, world_size), venue, config={}, token=str, patience=Patience(MEETING_SECONDS))
     try:
-        dist.init_process_group(backend_of(local_ranks), init_method=f"tcp://{address}:{port}", rank=rank, world_size=world_size,
-                                timeout=GROUP_TIMEOUT)
-    except (dist.DistError, RuntimeError, ValueError, OSError) as error:
-        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise PortError(f"no rendezvous of {world_size} ranks at {address}:{port}: {first_line}",
-                        do="see that all ranks start and that the port is free, or choose another MASTER_PORT") from error
+        dist.init_process_group(backend_of(local_ranks), store=met.store, rank=rank, world_size=world_size, timeout=GROUP_TIMEOUT)
+    except RuntimeError as error:
+        raise PortError(f"{world_size} ranks met, but do not reach each other: {str(error).splitlines()[0]}",
+                        do="see that host names resolve to addresses that other hosts reach") from error
     try:
         yield
     finally:

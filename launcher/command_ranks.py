@@ -10,6 +10,7 @@ from ..conf.commands_schema import LocalRanksConfig
 from ..conf.schema import LayoutConfig
 from ..core.inference_layout import needed_ranks
 from .environment import Environment, FrontEnd, read_environment
+from .listener import with_listener
 
 if TYPE_CHECKING:
     from ..core.rendezvous import Device
@@ -67,10 +68,11 @@ def _forked(ranks: int, work: Work[Result]) -> Result:
 
 
 def _joined(here: Environment, work: Work[Result]) -> Result | None:
+    here = with_listener(here)
     from ..core.rendezvous import joined, rank_device
+    from .gathering import venue_of
 
     os.environ.update(here.variables())
-    with joined(rank=here.rank, world_size=here.world_size, local_ranks=here.local_world_size, address=here.master_address,
-                port=here.master_port):
+    with joined(rank=here.rank, world_size=here.world_size, local_ranks=here.local_world_size, venue=venue_of(here)):
         found = work(rank_device(here.local_rank, here.local_world_size))
     return found if here.rank == 0 else None
