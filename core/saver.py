@@ -68,6 +68,8 @@ class Saver:
             if must:
                 self._checkpointer.finish()
 
+        if self._checkpointer.writing and not must:
+            self._show(f"WARNING: the save of step {step} waits for the one before it: raise checkpoint.interval, or use a faster disk")
         self.settle(spare=must)
         return self._tolerated(attempt, must=must)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from .checkpoint.storage import free_bytes, in_words
 from .errors import StorageError
 
 MOST_HELD = 8 * 2**20  # bytes of lines that wait for a full disk to have room again
@@ -153,7 +154,8 @@ class StepLog:
         return descriptor
 
     def _storage_error(self, error: OSError) -> StorageError:
-        return StorageError(f"cannot write {self.path}: {error.strerror or error}", do="free space or mend the disk, then run the same "
+        room = f" (needs {len(self._held)} bytes, {in_words(free_bytes(self.path))} free)" if self._held else ""
+        return StorageError(f"cannot write {self.path}: {error.strerror or error}{room}", do="free space or mend the disk, then run the same "
                             "command again: it resumes", file=str(self.path))
 
 

@@ -83,6 +83,11 @@ class Checkpointer:
         self._ranks.together(self._directory, action)
 
     @property
+    def writing(self) -> bool:
+        """Whether a save is still being written by the other processes."""
+        return self._committer.writing
+
+    @property
     def committed(self) -> Path | None:
         """The folder that was committed last."""
         return self._committer.committed

@@ -75,8 +75,6 @@ class Committer:
 
     def save(self, *, step: int, samples_seen: int, record: Mapping[str, Any], fragments: Iterable[Fragment]) -> None:
         """As `Checkpointer.save`; `record` is its config and extra."""
-        if self._writing is not None and self._ranks.rank == 0:
-            _log.warning("the save of step %d waits for the one before it: raise checkpoint.interval", step)
         self.finish()
         image = Image(entries_of(fragments))
         has_elements = image.size > len(image.header)
@@ -95,6 +93,11 @@ class Committer:
             self._abandon()
             raise
         self._commit_done(folder, files)
+
+    @property
+    def writing(self) -> bool:
+        """Whether a save is still being written."""
+        return self._writing is not None
 
     def busy(self) -> bool:
         """Whether this rank has not yet done its part of the current act."""

@@ -39,16 +39,22 @@ def step_folders(directory: Path) -> list[Path]:
     """Checkpoint folders, newest step first, whole or not. Links are passed over: they may lead anywhere."""
     if not directory.is_dir():
         return []
-    with os.scandir(directory) as entries:
-        found = [(step_of(entry.name), entry) for entry in entries]
+    found = [(step_of(entry.name), entry) for entry in patiently(lambda: list(os.scandir(directory)))]
     steps = {step: Path(entry.path) for step, entry in found if step is not None and entry.is_dir(follow_symlinks=False)}
     return [steps[step] for step in sorted(steps, reverse=True)]
 
 
 def staged_folders(directory: Path) -> list[Path]:
     """Folders of saves that did not end."""
-    found = (path for path in directory.glob(".step-*.tmp") if _STAGED.fullmatch(path.name))
+    found = (directory / name for name in patiently(lambda: _names(directory)) if _STAGED.fullmatch(name))
     return sorted(path for path in found if path.is_dir() and not path.is_symlink())
+
+
+def _names(directory: Path) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except FileNotFoundError:
+        return []
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -123,7 +129,7 @@ def hint_fault(directory: Path) -> CheckpointError | None:
 def remove_staged(directory: Path) -> None:
     """Remove what dead saves have left."""
     for folder in staged_folders(directory):
-        shutil.rmtree(folder)
+        remove_tree(folder)
     (directory / f"{LATEST}.tmp").unlink(missing_ok=True)
 
 
@@ -168,4 +174,14 @@ def _remove(folder: Path) -> None:
     """Delete a checkpoint; without its manifest, the commit mark, a half-deleted folder counts for nothing."""
     (folder / MANIFEST).unlink(missing_ok=True)
     sync_directory(folder)
-    shutil.rmtree(folder)
+    remove_tree(folder)
+
+
+def remove_tree(folder: Path) -> None:
+    """Delete a folder, whatever is left of it."""
+
+    def remove() -> None:
+        if folder.exists():
+            shutil.rmtree(folder)
+
+    patiently(remove)

@@ -146,7 +146,7 @@ def open_regular(path: Path) -> int:
         DamagedError: it is missing, or something else.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        handle = patiently(lambda: os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC))
     except OSError as error:
         raise damaged(path, f"it cannot be opened: {error.strerror}") from None
     if not stat.S_ISREG(os.fstat(handle).st_mode):
@@ -187,7 +187,7 @@ def put_in_place(staged: Path, target: Path) -> None:
     if aside.is_symlink():  # somebody had moved the older one elsewhere; that copy is not ours to delete
         aside.unlink()
     else:
-        shutil.rmtree(aside)
+        patiently(lambda: shutil.rmtree(aside))
 
 
 def _exchange(first: Path, second: Path) -> bool:

@@ -222,7 +222,7 @@ def test_deleting_takes_the_commit_mark_first(tmp_path, small):
 
 
 @needs_strace
-@pytest.mark.parametrize("call", ["fsync:error=EIO", "write:error=EIO", "rename:error=EIO", "openat:error=ESTALE", "fsync:error=EDQUOT"])
+@pytest.mark.parametrize("call", ["fsync:error=EIO", "write:error=EIO", "rename:error=EIO", "sync_file_range:error=EIO", "fsync:error=EDQUOT"])
 def test_a_failing_call_is_never_ignored(tmp_path, small, call):
     directory = tmp_path / "checkpoints"
     save(keeping_one(directory), 0, 10)
@@ -236,11 +236,40 @@ def test_a_failing_call_is_never_ignored(tmp_path, small, call):
         assert staged_folders(directory) == []
         before, failed = ("\n" + trace.split("INJECTED")[0]).rsplit("\n", 1)
         if code == 0:  # the new checkpoint is safe, only pruning failed: a warning is enough
-            assert "latest.tmp" in before and (name == "openat" or "step-00000010" in failed), (when, trace)
+            assert "latest.tmp" in before and "step-00000010" in failed, (when, trace)
         else:
             assert code == 7 or (code == 4 and "part-00000.json" in failed), (when, code, trace)
         save(keeping_one(directory), 0, 10)
     assert when > 2
+
+
+@needs_strace
+@pytest.mark.parametrize("call", ["openat", pytest.param("rename", marks=pytest.mark.nightly), "renameat2"])
+def test_a_server_that_was_away_for_a_moment_is_not_noticed(tmp_path, small, call):
+    """A7. Every second call of a save, each once; nightly all of its renames, too."""
+    directory = tmp_path / "checkpoints"
+    save(keeping_one(directory), 0, 10)
+    for when in range(1, 60, 8 if call == "openat" else 1):
+        code, trace = under_strace(directory, 20, "-e", f"trace={call}", "-e", f"inject={call}:error=ESTALE:when={when}")
+        assert code == 0, (when, trace)
+        assert newest_step(directory) == 20
+        assert sorted(path.name for path in directory.iterdir()) == ["latest", "step-00000020"]
+        if "INJECTED" not in trace:
+            break
+    assert when > 1
+
+
+@needs_strace
+@pytest.mark.nightly
+@pytest.mark.parametrize("call", ["openat", "rename", "mkdir"])
+def test_a_server_that_stays_away_ends_the_save(tmp_path, small, call):
+    """A7: exit 7 within 30 s."""
+    directory = tmp_path / "checkpoints"
+    save(keeping_one(directory), 0, 10)
+    begun = time.monotonic()
+    code, trace = under_strace(directory, 20, "-e", f"trace={call}", "-e", f"inject={call}:error=ESTALE")
+    assert (code, time.monotonic() - begun < 3 * 30) == (7, True), trace
+    assert newest_step(directory) == 10
 
 
 def killed_everywhere(directory: Path, every: int) -> int:
