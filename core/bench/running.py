@@ -40,7 +40,7 @@ class Running:
 
     def train_step(self, step: int) -> None:
         """One update on random tokens; to the model it is always step 0, so that routers find their choices."""
-        self.built.engine.train_step([self._micro_batch(step, number) for number in range(self.plan.accumulation_steps)])
+        self.built.engine.train_step([self._micro_batch(step, number) for number in range(self.plan.accumulation_steps)]).healthy()
 
     def _micro_batch(self, step: int, number: int) -> MicroBatch:
         model, size = self.config.model, self.config.batch.micro_size

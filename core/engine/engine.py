@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Self
 
 import deepspeed
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from ...parallel.context import ParallelContext
 from ...parallel.partition_module import Placed
 from ..device import peak_memory_bytes
+from ..errors import NonFiniteError
 from ..inputs import MicroBatch
 from ..loss import LossModel
 from ..relay import Pipeline
@@ -35,6 +37,16 @@ class StepResult:
     votes: tuple[float, ...]  # each summed over all ranks
     non_finite: str = ""  # "loss" or "gradient": what was not finite; the step was then passed over, and nothing has changed
     overflow: bool = False  # whether fp16 overflowed: the loss scale falls, and nothing else has changed
+
+    def healthy(self) -> Self:
+        """Itself, for a loop without a policy for unhealthy steps.
+
+        Raises:
+            NonFiniteError: the step was passed over.
+        """
+        if self.non_finite:
+            raise NonFiniteError(f"the {self.non_finite} of a step is not finite", do="lower optimizer.learning_rate")
+        return self
 
 
 class Engine:

@@ -28,7 +28,7 @@ def _as_overflow(engine: deepspeed.DeepSpeedEngine) -> dict[str, Any]:
     def no_update(*_: object) -> None:
         return
 
-    def overflows(*_: object, **__: object) -> None:
+    def overflows(partition_gradients: bool = True) -> None:
         optimizer.overflow = True
 
     if stage == 0:  # a plain optimizer: the engine asks it whether it overflowed, and clears the gradients itself

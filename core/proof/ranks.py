@@ -54,10 +54,10 @@ def run_layout(rank: int, config: Config, steps: int, experts: Choices) -> Trace
         micros = _micro_batches(config, plan.samples(step, context.coordinate.dp), step, groups)
         if step == 0:
             with built.state.watching_gradients() as gradients:
-                result = built.engine.train_step(micros)
+                result = built.engine.train_step(micros).healthy()
             trace.gradients.extend(_portions(gradients, "gradient"))
         else:
-            result = built.engine.train_step(micros)
+            result = built.engine.train_step(micros).healthy()
         trace.losses.append(result.loss)
         trace.norms.append(result.grad_norm)
     trace.parameters.extend(_portions(built.state.fragments(), "parameter", "buffer"))

