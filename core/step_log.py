@@ -155,8 +155,8 @@ class StepLog:
 
     def _storage_error(self, error: OSError) -> StorageError:
         room = f" (needs {len(self._held)} bytes, {in_words(free_bytes(self.path))} free)" if self._held else ""
-        return StorageError(f"cannot write {self.path}: {error.strerror or error}{room}", do="free space or mend the disk, then run the same "
-                            "command again: it resumes", file=str(self.path))
+        return StorageError(f"cannot write {self.path}: {error.strerror or error}{room}", file=str(self.path),
+                            do="free space or mend the disk, then run the same command again: it resumes")
 
 
 def encode(row: Mapping[str, Any]) -> bytes:

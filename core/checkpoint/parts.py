@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import CheckpointError, FolderInUseError, NonFiniteError, RunError, StorageError
 from .manifest import MOST_BYTES, SavedFile, SavedTensor, fault_of, files_fields, read_files, read_tensors, sealed, tensor_fields, unsealed
-from .storage import read_bounded
+from .storage import patiently, read_bounded
 from .strict_json import DamagedError, Fields
 
 _ERRORS: dict[str, type[RunError]] = {
@@ -47,7 +47,7 @@ def write_part(staged: Path, rank: int, part: Part) -> None:
     }
     aside = staged / f".part-{rank:05d}.json"
     aside.write_bytes(sealed(fields))
-    os.rename(aside, part_path(staged, rank))
+    patiently(lambda: os.rename(aside, part_path(staged, rank)))
 
 
 def read_part(staged: Path, rank: int) -> Part:

@@ -15,7 +15,7 @@ from ..errors import StorageError
 from .strict_json import damaged
 
 Result = TypeVar("Result")
-STALE_WAITS = (0.5, 1.5, 4.0)  # seconds before each further attempt at a file that its server has lost sight of
+STALE_WAITS = (0.5, 1.0, 2.0)  # seconds before each further attempt at a file that its server has lost sight of
 ROOM_FACTOR = 2.2  # the newest checkpoint stays until the next one is committed, and a little more
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -80,7 +80,7 @@ def check_free(directory: Path, need_bytes: int) -> None:
 
 
 def patiently(call: Callable[[], Result]) -> Result:
-    """Open or rename on a network disk whose server was away for a moment: ESTALE is tried again, three times in 6 s at most.
+    """Open or rename on a network disk whose server was away for a moment: ESTALE is tried again, three times in 3.5 s.
 
     Never for fsync: what a failed fsync was to write is gone.
     """
