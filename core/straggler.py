@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-WINDOW = 12  # steps that are looked at together
-MOST_EXCEPTIONS = 1  # of them may be as quick as the others' (the window then still fits into 20 steps with a warm-up)
-WARM_UP = 4  # first steps that do not count: kernels, caches and files are cold
+WINDOW = 12  # steps that are looked at together: with the warm-up they fit into 20
+MOST_EXCEPTIONS = 2  # of them may be as quick as the others': those had a bad moment themselves
+WARM_UP = 3  # first steps that do not count: kernels, caches and files are cold
 LEAST_SECONDS = 0.1  # slower than the others by less is noise of sampling and scheduling
-LEAST_SHARE = 0.1  # of the others' busy seconds, where those are long
+LEAST_SHARE = 0.15  # of the others' busy seconds, where those are long
 
 
 @dataclass(frozen=True)

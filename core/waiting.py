@@ -13,8 +13,8 @@ _COLLECTIVES = str(ROOT / "parallel" / "collectives.py")
 _LOADER = str(ROOT / "data" / "loader.py")
 
 # Frames that only carry a call on: a wait is judged by the frame below them.
-_CARRIERS = ("torch/_ops.py", "torch/distributed/c10d_logger.py", "torch/utils/_contextlib.py", "torch/autograd/function.py",
-             "deepspeed/utils/timer.py", "deepspeed/utils/nvtx.py")
+_CARRIERS = ("torch/_ops.py", "torch/_library/autograd.py", "torch/distributed/c10d_logger.py", "torch/utils/_contextlib.py",
+             "torch/autograd/function.py", "deepspeed/utils/timer.py", "deepspeed/utils/nvtx.py")
 _FOREIGN_WAITS = ("torch/distributed/", "deepspeed/comm/")
 # The caller's own line, where what waits is written in C++: a started collective, a functional one, the meeting's store.
 _WAITING_LINE = re.compile(r"\.wait\(|_c10d_functional\.|\bstore\.(wait|get|check|set|add)\(|\bdist\.\w+\(")
