@@ -174,8 +174,11 @@ def read_tensors(fields: Fields, files: Mapping[str, SavedFile]) -> tuple[SavedT
 
 def _read_tensor(entry: Fields, files: Mapping[str, SavedFile]) -> SavedTensor:
     name, kind, dtype = entry.text("name"), entry.text("kind"), entry.text("dtype")
+    shape = entry.integers("shape")
     if dtype not in ITEM_SIZES:
         raise damaged(entry.path, f"tensor {name} has dtype {dtype[:80]!r}, not one of {', '.join(ITEM_SIZES)}")
+    if 0 in shape:
+        raise damaged(entry.path, f"tensor {name} of shape {list(shape)} has no element")
     slices = []
     for values in entry.items("slices"):
         part = Fields(values, entry.path)
@@ -186,7 +189,7 @@ def _read_tensor(entry: Fields, files: Mapping[str, SavedFile]) -> SavedTensor:
         if offset % ITEM_SIZES[dtype] or offset + box.size * ITEM_SIZES[dtype] > files[file].size:
             raise damaged(entry.path, f"a slice of tensor {name} at byte {offset} does not fit into {file} of {files[file].size} bytes")
         slices.append(SavedSlice(file, offset, box))
-    return SavedTensor(name, kind, dtype, entry.integers("shape"), tuple(slices))
+    return SavedTensor(name, kind, dtype, shape, tuple(slices))
 
 
 def fault_of(tensors: Iterable[SavedTensor]) -> str | None:

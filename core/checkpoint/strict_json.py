@@ -7,15 +7,19 @@ from typing import Any
 
 from ..errors import CheckpointError
 
+MOST_KEYS = 100_000  # of one object: a checkpoint has as many files as ranks
+MOST_TENSORS = 200_000  # of a manifest; every parameter and moment is one
+_TENSOR_KEY = "slices"
+
 
 class DamagedError(CheckpointError):
     """The bytes of a checkpoint are not the ones that were written; an older one may serve."""
 
 
 def parse_object(content: bytes, path: Path) -> dict[str, Any]:
-    """A JSON object without duplicate keys, NaN or Infinity."""
+    """A JSON object without duplicate keys, NaN or Infinity, and not made to fill the memory."""
     try:
-        value = json.loads(content, object_pairs_hook=_unique, parse_constant=_no_constant)
+        value = json.loads(content, object_pairs_hook=_Objects().unique, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise damaged(path, f"it is not JSON: {error}") from None
     if not isinstance(value, dict):
@@ -23,11 +27,27 @@ def parse_object(content: bytes, path: Path) -> dict[str, Any]:
     return value
 
 
-def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) != len(pairs):
-        raise ValueError("a key stands twice")
-    return fields
+class _Objects:
+    """Looks at each object as it is parsed, so that too many of them never come to be."""
+
+    def __init__(self) -> None:
+        self._tensors = 0
+
+    def unique(self, pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+        """One object.
+
+        Raises:
+            ValueError: a key stands twice, or there are too many.
+        """
+        if len(pairs) > MOST_KEYS:
+            raise ValueError(f"an object has {len(pairs)} keys, more than {MOST_KEYS}")
+        fields = dict(pairs)
+        if len(fields) != len(pairs):
+            raise ValueError("a key stands twice")
+        self._tensors += _TENSOR_KEY in fields
+        if self._tensors > MOST_TENSORS:
+            raise ValueError(f"it lists more than {MOST_TENSORS} tensors")
+        return fields
 
 
 def _no_constant(text: str) -> Any:
