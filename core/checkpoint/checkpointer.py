@@ -185,7 +185,7 @@ class Checkpointer:
         try:
             checkpoint = Checkpoint.open(folder)
             accept(checkpoint)
-            loaded = checkpoint, checkpoint.load(fragments, names=names)
+            loaded = checkpoint, checkpoint.load(fragments, names=names, tick=self._tick)
         except CheckpointError as error:
             failure = error
         elsewhere = CheckpointError(f"another rank could not load {folder}", do="see the other ranks' logs", file=str(folder))

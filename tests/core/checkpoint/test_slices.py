@@ -1,9 +1,22 @@
+import itertools
+import operator
+from collections.abc import Iterator
 from math import prod
 
 import numpy as np
 import pytest
 import torch
-from hexareme.core.checkpoint.slices import Box, chunks, flat_boxes, global_boxes, strides, tiling_fault
+from hexareme.core.checkpoint.slices import (
+    Box,
+    chunks,
+    cut_at_blocks,
+    flat_boxes,
+    global_boxes,
+    index_moments,
+    runs,
+    strides,
+    tiling_fault,
+)
 from hexareme.parallel.partition import ShardSpec
 from hypothesis import given
 from hypothesis import strategies as st
@@ -114,3 +127,32 @@ def test_many_slices_are_checked_fast():
     boxes = [Box((row, column), (1, 1)) for row in range(200) for column in range(200)]
     assert tiling_fault((200, 200), boxes) is None
     assert "overlap" in (tiling_fault((200, 200), [*boxes[:-1], boxes[0]]) or "")
+
+
+@given(st.lists(st.integers(1, 6), max_size=3), st.data())
+def test_pieces_lie_in_one_block_each_and_cover_the_region(whole, data):
+    shape = tuple(data.draw(st.integers(1, length)) for length in whole)
+    first, block = data.draw(st.integers(0, 40)), data.draw(st.integers(1, 50))
+    steps, seen, last = strides(whole), [], -1
+    for number, box in cut_at_blocks(shape, steps, first, block):
+        places = [first + sum(map(operator.mul, at, steps)) for at in indices(box)]
+        assert {place // block for place in places} == {number} and number >= last
+        seen += list(indices(box))
+        last = number
+    assert sorted(seen) == sorted(indices(Box(tuple(0 for _ in shape), shape)))
+
+
+@given(st.lists(st.integers(1, 5), max_size=4), st.data())
+def test_runs_and_moments_of_a_box(whole, data):
+    starts = tuple(data.draw(st.integers(0, length - 1)) for length in whole)
+    box = Box(starts, tuple(data.draw(st.integers(1, length - start)) for length, start in zip(whole, starts, strict=True)))
+    steps = strides(whole)
+    flat = [sum(map(operator.mul, at, steps)) for at in indices(box)]
+    assert [first + i for first, _, count in runs(box, whole) for i in range(count)] == flat
+    assert [start + i for _, start, count in runs(box, whole) for i in range(count)] == list(range(box.size))
+    assert index_moments(box, tuple(whole)) == (sum(flat), sum(each * each for each in flat))
+
+
+def indices(box: Box) -> Iterator[tuple[int, ...]]:
+    """Every element of a box, in row-major order."""
+    return itertools.product(*(range(start, start + length) for start, length in zip(box.starts, box.shape, strict=True)))
