@@ -33,12 +33,14 @@ class Mutant:
         row: of the matrix.
         take_away: in the front end; the ranks inherit it.
         check: of the row, on a run: raises AssertionError where the row is red.
+        red: how it then says why.
     """
 
     protection: str
     row: str
     take_away: Prepare
     check: Callable[[Run, Prepare], None]
+    red: str
 
 
 def held(run: Run, prepare: Prepare) -> tuple[Start, Hold]:
@@ -47,6 +49,11 @@ def held(run: Run, prepare: Prepare) -> tuple[Start, Hold]:
     start = run.start(*SHORT, prepare=all_of(hold.prepare, prepare))
     hold.wait(start)
     return start, hold
+
+
+def ends_with(start: Start, code: int) -> None:
+    """Its exit code."""
+    assert start.finish() == code, f"exit {start.code} instead of {code}:\n{start.text()}"
 
 
 def in_order(run: Run, prepare: Prepare) -> None:
@@ -60,13 +67,13 @@ def in_order(run: Run, prepare: Prepare) -> None:
         tracer.wait()
         calls = [f"{call.name} {call.what.replace(f'{run.directory}/checkpoints', 'C')}" for call in tracer.calls()]
         shards.append(f"fsync C/.{NEWEST}.tmp/rank-{rank:05d}.safetensors")
-        assert shards[-1] in calls
+        assert shards[-1] in calls, f"{shards[-1]} is missing"
         if rank == 0:
             wanted = [shards[0], f"fsync C/.{NEWEST}.tmp/manifest.json", f"fsync C/.{NEWEST}.tmp",
                       f"rename C/.{NEWEST}.tmp -> C/{NEWEST}", "fsync C",
                       "fsync C/latest.tmp", "rename C/latest.tmp -> C/latest", "fsync C"]
             found = [call for call in calls if call in wanted]
-            assert found[: len(wanted)] == wanted
+            assert found[: len(wanted)] == wanted, f"out of order: {found}"
 
 
 def nothing_half_under_a_final_name(run: Run, prepare: Prepare) -> None:
@@ -78,9 +85,9 @@ def nothing_half_under_a_final_name(run: Run, prepare: Prepare) -> None:
     for rank in (1, 0):
         send(start.rank(rank), signal.SIGKILL)
     tracer.close()
-    assert start.finish() == 137
+    ends_with(start, 137)
     directory = run.directory / "checkpoints"
-    assert step_folders(directory)[0] in [folder for folder, _ in whole_folders(directory)]
+    assert step_folders(directory)[0] in [folder for folder, _ in whole_folders(directory)], "half a checkpoint has its final name"
 
 
 def fenced(run: Run, prepare: Prepare) -> None:
@@ -93,9 +100,8 @@ def fenced(run: Run, prepare: Prepare) -> None:
     write_record(descriptor, dataclasses.replace(holder, token=token_hex(8), attempt="newer"))
     os.close(descriptor)
     hold.release()
-    code = start.finish()
+    ends_with(start, 8)
     assert NEWEST not in os.listdir(run.directory / "checkpoints")
-    assert code == 8, start.text()
 
 
 def agreed(run: Run, prepare: Prepare) -> None:
@@ -103,14 +109,14 @@ def agreed(run: Run, prepare: Prepare) -> None:
     start = run.start("run.hang_timeout=5", prepare=prepare)
     start.await_step(3)
     send(start.rank(1), signal.SIGUSR1)
-    assert start.finish() == 75, start.text()
+    ends_with(start, 75)
 
 
 def ids_checked(run: Run, prepare: Prepare) -> None:
     """E1: an id beyond the vocabulary, which nobody saw before the start, is an error on the host, under tensor parallelism too."""
     blind = replaced(corpora, "corpus_rules", lambda *arguments, **named: iter(()))
     start = run.start(*SHORT, "model.vocab_size=256", "parallel.tp=2", prepare=all_of(blind, prepare))
-    assert start.finish() == 3, start.text()
+    ends_with(start, 3)
     assert "but model.vocab_size=256" in start.text()
 
 
@@ -135,11 +141,12 @@ def alone() -> None:
 
 
 MUTANTS = (
-    Mutant("fsync", "A4", replaced(os, "fsync", lambda descriptor: None), in_order),
-    Mutant("commit by rename", "A1", in_place, nothing_half_under_a_final_name),
-    Mutant("fence", "C13", replaced(Fence, "__call__", lambda fence: None), fenced),
-    Mutant("votes of all ranks", "C4", alone, agreed),
-    Mutant("token ids", "E1", replaced(_Windows, "_check_ids", lambda windows, file, window, start: None), ids_checked),
+    Mutant("fsync", "A4", replaced(os, "fsync", lambda descriptor: None), in_order, "rank-00000.safetensors is missing"),
+    Mutant("commit by rename", "A1", in_place, nothing_half_under_a_final_name, "half a checkpoint"),
+    Mutant("fence", "C13", replaced(Fence, "__call__", lambda fence: None), fenced, "exit 0 instead of 8"),
+    Mutant("votes of all ranks", "C4", alone, agreed, "exit 5 instead of 75"),
+    Mutant("token ids", "E1", replaced(_Windows, "_check_ids", lambda windows, file, window, start: None), ids_checked,
+           "exit 0 instead of 3"),
 )
 
 # Protection -> the test of its mutant, beside the row it belongs to.
