@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..core.errors import FolderInUseError, Preempted
+from ..core.errors import FolderInUseError, MissingRankError, Preempted
 from .environment import Environment
 from .folder_lock import Fence, FolderLock
-from .outcome import SIGNAL_CODE, Outcome, outcome_of
+from .outcome import SIGNAL_CODE, Outcome, outcome_of, reason_of
 
+NOBODY_CAME = reason_of(MissingRankError("", do=""))  # rank 0 had its time already
 LOCK_SECONDS = 3.0  # for rank 0's watcher to take the lock, where another rank ends before
 
 
@@ -50,7 +51,8 @@ def standing(outcome: Outcome, directory: Path, environment: Environment) -> Out
     membership = environment.membership
     if not membership.token:  # it has not met rank 0
         deadline = time.monotonic() + LOCK_SECONDS
-        while outcome.code != 0 and not membership.owns(directory) and time.monotonic() < deadline:
+        waits = outcome.code != 0 and outcome.reason != NOBODY_CAME
+        while waits and not membership.owns(directory) and time.monotonic() < deadline:
             time.sleep(0.05)
     elif not membership.owns(directory):
         try:
