@@ -14,6 +14,7 @@ from hexareme.core.checkpoint.folder import folder_name
 from hexareme.core.model import attend, dropout
 
 from .rig import Run, hashes
+from .test_resume_same import old_weights_in_the_forward_pass, schedule_not_restored, update_count_not_restored
 from .warm import go, save_again, stopped_at
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -78,6 +79,27 @@ def test_a_ring_of_eight_layouts_is_one_run(new_run):
     same_samples, difference = differences(ring, whole, since=0)
     print(f"{pairs} of 8 pairs hash-equal; largest difference of a loss {difference:.1e}")
     assert pairs == 8 and same_samples and difference <= CLOSE
+
+
+@pytest.fixture(scope="module")
+def of_one_process(corpus, tmp_path_factory):
+    """A run of one process with a checkpoint in its middle."""
+    run = Run(tmp_path_factory.mktemp("one"), corpus, "train.steps=24", "checkpoint.interval=0")
+    for stop in (["train.stop_at=4"], []):
+        go(run, *stop, ranks=1)
+    return run
+
+
+@pytest.mark.parametrize("mutant", [None, update_count_not_restored, schedule_not_restored, old_weights_in_the_forward_pass])
+def test_the_bound_on_the_losses_tells_right_from_wrong(mutant, of_one_process, new_run, monkeypatch):
+    """What the hashes of tensors do not show, the next twenty losses do: one process -> DP2."""
+    run = stopped_at(of_one_process, 4, new_run("run", "train.steps=24", "checkpoint.interval=0"))
+    if mutant is not None:
+        mutant(monkeypatch)
+    go(run)
+    same_samples, difference = differences(run, of_one_process, since=4)
+    print(f"{mutant.__name__ if mutant else 'right'}: largest difference of a loss {difference:.1e}")
+    assert same_samples and (difference <= CLOSE) is (mutant is None)
 
 
 # ---- T1: all ordered pairs
