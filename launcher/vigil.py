@@ -17,6 +17,7 @@ GRACE_SECONDS = 30.0  # to save after SIGTERM; Slurm's KillWait and DeepSpeed's 
 SAME_REQUEST_SECONDS = 0.5  # Ctrl-C reaches every process of the terminal, and launchers pass it on once more
 LOOK_SECONDS = 0.5  # between looks at the front end and at the other ranks
 ALARMED_SECONDS = 0.1  # while a hang is being judged
+KERNEL_SECONDS = 10.0  # for the kernel to let go of a killed rank
 PEER_SECONDS = 5.0  # for a rank to notice by itself that another has failed: it can save nothing any more
 
 
@@ -87,6 +88,7 @@ class Vigil:
         self._interrupted_at: float | None = None
         self._deadline: float | None = None
         self._forced: Outcome | None = None
+        self._killed_at: float | None = None
 
     def wait(self) -> Ending:
         """Returns when the rank has ended."""
@@ -98,6 +100,8 @@ class Vigil:
             status = reap().get(self._rank)
             if status is not None:
                 return Ending(status, self._forced, self._memory.words())
+            if self._killed_at is not None and time.monotonic() > self._killed_at + KERNEL_SECONDS:
+                return Ending(signal.SIGKILL, self._forced, self._memory.words())  # the kernel holds it, as for a dead network disk
             self._look_around()
             self._end_a_hang()
             if self._deadline is None and self._front_end_lost():
@@ -120,6 +124,7 @@ class Vigil:
         if self._forced is None and self._hang is not None:
             self._forced = self._hang.look(self._rank)
         if self._forced is not None:
+            self._killed_at = self._killed_at or time.monotonic()
             self._send(signal.SIGKILL)
 
     def _pass_on(self, number: signal.Signals) -> None:

@@ -57,6 +57,11 @@ def hold_the_lock() -> None:
         library.pthread_mutex_lock(mutex)
 
 
+def block() -> None:
+    """Waits in Python, for nothing that any rank could give."""
+    threading.Event().wait()
+
+
 def hang_the_loader() -> None:
     original = TrainingSet.sample
 
@@ -118,7 +123,7 @@ ROWS = {
     "loader": (hang_the_loader, ["its data loader stands at", "in sample", "# the guilty line", "rank 0 waits in"]),
     "skipped": (skip_a_collective, ["it waits in all_reduce at core/engine/", "while rank 0 waits in all_reduce at tests/",
                                     "one of them left out a collective"]),
-    "blocked": (before_step(lambda: threading.Event().wait()), ["it stands at tests/faults/test_hangs.py", "threading.Event().wait()"]),
+    "blocked": (before_step(block), ["it stands at tests/faults/test_hangs.py", "threading.Event().wait()"]),
 }
 
 

@@ -68,9 +68,9 @@ def test_the_thread_costs_next_to_nothing():
         heartbeat.stop()
         return spent
 
-    share = min(processor_seconds(2.0) / 2.0 for _ in range(3))  # what else runs here makes it dearer, never cheaper
+    share = min(processor_seconds(1.0) for _ in range(3))  # what else runs here makes it dearer, never cheaper
     print(f"{share:.3%} of a processor")
-    assert pulse.read().thread >= 9
+    assert pulse.read().thread >= 3
     assert share <= 0.005
 
 
