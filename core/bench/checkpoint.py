@@ -97,7 +97,7 @@ class Bench:
         self._bytes = setting.state_bytes // setting.ranks
         self._fragments = fragments(rank, self._bytes // 4)
         self._source = np.random.default_rng(rank).standard_normal(self._bytes // 4, dtype=np.float32)
-        self._target = np.zeros_like(self._source)
+        self._target = np.zeros(sum(each.tensor.numel() for each in self._fragments), dtype=np.float32)
         self._checkpointers = [
             Checkpointer(setting.folder / name, keep=1, rank=rank, world_size=setting.ranks, agree=agree, asynchronous=beside)
             for name, beside in (("now", False), ("beside", True))
@@ -109,7 +109,7 @@ class Bench:
         now, beside = self._checkpointers
         yield "write+fsync", self._write
         yield "save", lambda: self._save(now, step)
-        yield "memcpy", lambda: np.copyto(self._target, self._source)
+        yield "memcpy", self._copy
         yield "blocked", lambda: self._save(beside, step)
         yield "read", self._read
         yield "load", lambda: self._load(step)
@@ -134,6 +134,14 @@ class Bench:
 
     def _load(self, step: int) -> None:
         Checkpoint.open(self._folder / "now" / f"step-{step:08d}").load(self._fragments)
+
+    def _copy(self) -> None:
+        """Of the state's own tensors: their pages are smaller than those of a numpy array, which alone makes a copy half as fast."""
+        place = 0
+        for fragment in self._fragments:
+            count = fragment.tensor.numel()
+            np.copyto(self._target[place : place + count], fragment.tensor.numpy())
+            place += count
 
     def _write(self) -> None:
         content = self._source.view(np.uint8).data

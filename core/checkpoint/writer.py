@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 
+import numpy as np
 import torch
 
 from .dtypes import ITEM_SIZES, SAFETENSORS_NAMES
@@ -134,6 +135,10 @@ class BlockBuffer:
 def _copy(elements: torch.Tensor, begin: int, count: int, target: memoryview) -> None:
     """Bytes [begin, begin + count) of the elements in row-major order."""
     size = elements.element_size()
+    if elements.is_contiguous() and not elements.is_cuda:  # memcpy: torch's own copy takes three times as long
+        source = elements.view(-1)[begin // size : (begin + count) // size].view(torch.uint8).numpy()
+        np.copyto(np.frombuffer(target, dtype=np.uint8), source)
+        return
     flat = torch.frombuffer(target, dtype=elements.dtype)
     if elements.is_contiguous():
         flat.copy_(elements.view(-1)[begin // size : (begin + count) // size], non_blocking=True)
