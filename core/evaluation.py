@@ -35,10 +35,25 @@ class EvaluationResult:
         return math.exp(self.loss) if self.loss < 700 else math.inf
 
 
+@dataclass(frozen=True, kw_only=True)
+class Monitor:
+    """Who looks on at an evaluation.
+
+    Args:
+        progress: told the forward passes done and their number.
+        stop: asked now and then, by all ranks together; its answer must be the same on all. None: it runs to its end.
+    """
+
+    progress: Callable[[int, int], None] | None = None
+    stop: Callable[[], bool] | None = None
+
+
+NOBODY = Monitor()
+
+
 @torch.no_grad()
-def evaluate(model: LossModel | Pipeline, validation: ValidationSet, *, micro_size: int, samples: int,  # noqa: PLR0913
-             data_group: dist.ProcessGroup, document_mask: bool, device: torch.device,
-             progress: Callable[[int, int], None] | None = None, stop: Callable[[], bool] | None = None) -> EvaluationResult:
+def evaluate(model: LossModel | Pipeline, validation: ValidationSet, *, micro_size: int, samples: int, data_group: dist.ProcessGroup,
+             document_mask: bool, device: torch.device, monitor: Monitor = NOBODY) -> EvaluationResult:
     """Every rank of the data axis takes its share; all do the same number of forward passes, because ZeRO-3's are collective.
 
     The ranks of one context group take the same windows, and each its own tokens of them.
@@ -51,11 +66,10 @@ def evaluate(model: LossModel | Pipeline, validation: ValidationSet, *, micro_si
         data_group: the data axis, the context axis in it.
         document_mask: as in training.
         device: of the model.
-        progress: told the forward passes done and their number.
-        stop: asked now and then, by all ranks together; its answer must be the same on all.
+        monitor: who looks on.
 
     Raises:
-        EvaluationStoppedError: `stop` said so.
+        EvaluationStoppedError: the monitor's `stop` said so.
     """
     count = min(samples, len(validation)) if samples else len(validation)
     groups = model.groups
@@ -66,11 +80,11 @@ def evaluate(model: LossModel | Pipeline, validation: ValidationSet, *, micro_si
         return _micro(validation, batches[number], micro_size=micro_size, document_mask=document_mask, device=device, groups=groups)
 
     sums = torch.zeros(2, dtype=torch.float64, device=device)
-    part = len(batches) if stop is None else PASSES * (model.placement.num_stages if isinstance(model, Pipeline) else 1)
+    part = len(batches) if monitor.stop is None else PASSES * (model.placement.num_stages if isinstance(model, Pipeline) else 1)
     for first in range(0, len(batches), max(part, 1)):
-        if first and stop is not None and stop():
+        if first and monitor.stop is not None and monitor.stop():
             raise EvaluationStoppedError
-        sums += _part(model, range(first, min(first + part, len(batches))), micro, progress, of=len(batches))
+        sums += _part(model, range(first, min(first + part, len(batches))), micro, monitor.progress, of=len(batches))
     dist.all_reduce(sums, group=data_group)
     tokens = int(sums[1])
     return EvaluationResult(loss=float(sums[0]) / max(tokens, 1), tokens=tokens)

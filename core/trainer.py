@@ -21,7 +21,7 @@ from .device import peak_memory_bytes
 from .engine.build import Built
 from .engine.engine import StepResult
 from .errors import Preempted
-from .evaluation import EvaluationResult, EvaluationStoppedError, evaluate
+from .evaluation import EvaluationResult, EvaluationStoppedError, Monitor, evaluate
 from .inputs import micro_batch
 from .judge import Judge
 from .metrics import MetricsLog, StepMetrics, ValidationMetrics
@@ -207,7 +207,7 @@ class Trainer:
         with self.built.engine.evaluating() as model:
             result = evaluate(model, self.validation, micro_size=self.config.batch.micro_size, samples=self.config.evaluation.samples,
                               data_group=self.context.data, document_mask=self.config.data.document_mask, device=self.device,
-                              stop=lambda: self._on_any_rank(self.oversight.stop_requested())[0])
+                              monitor=Monitor(stop=lambda: self._on_any_rank(self.oversight.stop_requested())[0]))
         self.oversight.fence_lately()
         if self.watch is not None:
             metrics = ValidationMetrics(step=self.progress.step, validation_loss=result.loss, validation_perplexity=result.perplexity)

@@ -52,7 +52,7 @@ def measure(config: EvaluateConfig, path: Path) -> dict[str, Any] | None:
 
 def measure_here(config: EvaluateConfig, path: Path, device: "Device") -> dict[str, Any]:
     """The model's figures, on one of the ranks that compute them together."""
-    from ...core.evaluation import evaluate
+    from ...core.evaluation import Monitor, evaluate
     from ...core.inference import first_rank_first, load_trained
     from ...data.dataset import ValidationSet
     from ...data.token_file import open_corpus
@@ -64,7 +64,8 @@ def measure_here(config: EvaluateConfig, path: Path, device: "Device") -> dict[s
                             vocab_size=sizes.vocab_size)
     with progress_bar("evaluating", shown=trained.context.rank == 0) as progress:
         found = evaluate(trained.model, windows, micro_size=config.micro_size, samples=config.samples,
-                         data_group=trained.context.data, document_mask=trained.document_mask, device=device, progress=progress)
+                         data_group=trained.context.data, document_mask=trained.document_mask, device=device,
+                         monitor=Monitor(progress=progress))
     return {"checkpoint": str(trained.checkpoint.folder), "corpus": corpus, "part": config.part.value, "tokens": found.tokens,
             "loss": found.loss, "perplexity": found.perplexity, "vocab_size": sizes.vocab_size}
 
