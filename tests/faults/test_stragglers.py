@@ -47,6 +47,7 @@ def test_a_slow_rank_is_named_within_20_steps(new_run, layout):
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(900)
 def test_a_clean_run_has_no_straggler(new_run):
     start = new_run("run", "train.steps=1000", "checkpoint.interval=0", "evaluation.interval=0").start()
     assert start.finish(600) == 0, start.text()
