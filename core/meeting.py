@@ -6,6 +6,7 @@ counts the clients and times out without a name.
 
 import json
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -38,21 +39,21 @@ class Venue:
 
     Args:
         address: of rank 0's host.
-        port: where rank 0 listens; asked again until it answers.
+        port: where rank 0 listens; None where that is not known yet. Asked again until rank 0 answers.
         listener: descriptor of rank 0's listening socket; None on other ranks.
         agent_store: whether torchrun's agent serves the store there.
         attempt: what all ranks of this attempt were told.
     """
 
     address: str
-    port: Callable[[], int]
+    port: Callable[[], int | None]
     listener: int | None
     agent_store: bool
     attempt: str
 
     def words(self) -> str:
         """For a message."""
-        return f"{self.address}:{self.port()}"
+        return f"{self.address}:{self.port() or 'a port that rank 0 has not told yet'}"
 
 
 class Patience:
@@ -147,7 +148,7 @@ def open_store(me: Card, venue: Venue, patience: Patience) -> dist.Store:
     """
     if me.rank == 0 and not venue.agent_store:
         assert venue.listener is not None
-        served = dist.TCPStore("127.0.0.1", venue.port(), is_master=True, wait_for_workers=False, master_listen_fd=venue.listener,
+        served = dist.TCPStore("127.0.0.1", venue.port() or 0, is_master=True, wait_for_workers=False, master_listen_fd=venue.listener,
                                timeout=GROUP_TIMEOUT)
         served.set("attempt", venue.attempt)
         return dist.PrefixStore(venue.attempt, served)
@@ -163,24 +164,25 @@ def open_store(me: Card, venue: Venue, patience: Patience) -> dist.Store:
 
 def _connected(me: Card, venue: Venue, patience: Patience) -> dist.Store:
     """torch's client waits without end for a server that accepts and stays silent: it does so in a thread."""
-    import socket
-
     begin = time.monotonic()
     made: list[dist.Store] = []
 
-    def knock() -> bool | None:
+    def knock() -> int | None:
+        port = venue.port()
+        if port is None:
+            return None
         try:
-            socket.create_connection((venue.address, venue.port()), timeout=1.0).close()
+            socket.create_connection((venue.address, port), timeout=1.0).close()
         except OSError:
             return None
-        return True
+        return port
 
-    def connect() -> None:
-        made.append(dist.TCPStore(venue.address, venue.port(), is_master=False, wait_for_workers=False, timeout=GROUP_TIMEOUT))
+    def connect(port: int) -> None:
+        made.append(dist.TCPStore(venue.address, port, is_master=False, wait_for_workers=False, timeout=GROUP_TIMEOUT))
 
     heard = patience.until(knock, seconds=patience.seconds)
     if heard:
-        threading.Thread(target=connect, name="hexareme-meeting", daemon=True).start()
+        threading.Thread(target=connect, args=(heard,), name="hexareme-meeting", daemon=True).start()
         patience.until(lambda: made or None, seconds=patience.seconds - (time.monotonic() - begin))
     if not made:
         silent = "accepts, but does not answer" if heard else "does not listen"

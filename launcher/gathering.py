@@ -1,5 +1,6 @@
 """Brings this process's place among the ranks to the meeting. Imports torch: for processes that become ranks."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,8 @@ from ..conf.schema import Config
 from ..core.meeting import Met, Patience, Venue, meet, own_card
 from .environment import Environment
 from .membership import seen_token
+
+TELLING_SECONDS = 15.0  # for rank 0's lock to be seen on a network disk; then the port that all can compute must do
 
 
 def gather(config: Config, environment: Environment, *, tick: Callable[[], None], stop_requested: Callable[[], bool]) -> Met:
@@ -35,9 +38,13 @@ def venue_of(environment: Environment, directory: Path | None = None) -> Venue:
         environment: this process's place.
         directory: of the run; its lock says where rank 0 listens, if that had to take another port.
     """
-    def port() -> int:
-        moved = environment.membership.port(directory) if directory is not None and environment.port_is_ours else None
-        return moved or environment.master_port
+    begun = time.monotonic()
+
+    def port() -> int | None:
+        if directory is None or not environment.port_is_ours or environment.rank == 0:
+            return environment.master_port
+        late = time.monotonic() - begun > TELLING_SECONDS
+        return environment.membership.port(directory) or (environment.master_port if late else None)
 
     return Venue(address=environment.master_address, port=port, listener=environment.listener, agent_store=environment.agent_store,
                  attempt=environment.membership.attempt)

@@ -45,9 +45,10 @@ class HangWatch:
     def __init__(self, directory: Path, environment: Environment, *, timeout_seconds: float, pulse: Pulse, stacks: StackFile) -> None:
         self._directory, self._environment, self._timeout = directory, environment, timeout_seconds
         self._pulse, self._stacks = pulse, stacks
-        self._attempt = f"{environment.master_address}:{environment.master_port}"
+        self._attempt = environment.membership.attempt
         self._findings = Findings(directory, self._attempt)
-        self._findings.clear(environment.rank, all_ranks=environment.rank == 0)
+        if environment.rank == 0:  # its watcher holds the folder; another's may still find out that it is somebody else's
+            self._findings.clear(0, all_ranks=True)
         self._seen = pulse.read()
         self._idle, self._silent, self._patience, self._listened = _Clock(), _Clock(), _Clock(), _Clock()
         self._looked = time.monotonic()
@@ -106,8 +107,9 @@ class HangWatch:
     def _tell(self, rank: int) -> None:
         dump, beat = self._stacks.answer(), self._seen
         self._own = self._finding(rank, beat, dump)
-        self._findings.publish(self._own)
-        append_to_log(log_file(self._directory, self._environment.rank), dump, process=rank, idle_seconds=self._idle.seconds)
+        if self._environment.membership.owns(self._directory):
+            self._findings.publish(self._own)
+            append_to_log(log_file(self._directory, self._environment.rank), dump, process=rank, idle_seconds=self._idle.seconds)
         self._asked, self._gathering = None, time.monotonic()
 
     def _finding(self, rank: int, beat: Beat, dump: str) -> Finding:

@@ -81,7 +81,7 @@ def holder_of(port: int) -> str:
     """Who listens on a port of this host, in words: process id and command line, where /proc shows them."""
     inodes = {f"socket:[{inode}]" for inode in _listening(port)}
     for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         with suppress(OSError):  # it has ended, or belongs to another user
             if any(os.readlink(link) in inodes for link in (entry / "fd").iterdir()):

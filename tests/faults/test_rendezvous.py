@@ -8,7 +8,7 @@ import time
 import pytest
 from hexareme.core import meeting, roll_call
 from hexareme.launcher import watcher
-from hexareme.launcher.environment import free_port
+from hexareme.launcher.environment import agreed_port, free_port
 from hexareme.launcher.rank import run_rank
 
 from .rig import SLACK, fork
@@ -104,7 +104,7 @@ def test_without_the_roll_call_a_rank_of_another_config_trains_along(ranks):
 def test_a_port_that_is_taken_is_told_with_its_holder(ranks):
     """C12."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        codes, texts, seconds, run = ranks([{}, {"HEXAREME_ATTEMPT": ""}][:1], port=taken.getsockname()[1])
+        codes, texts, seconds, run = ranks([{}], port=taken.getsockname()[1])
         assert codes == [9] and seconds < SLACK * 5
         assert f"port {taken.getsockname()[1]} (MASTER_PORT) is taken by process {os.getpid()} (" in lines(texts)[0]
         assert run.exit_json()["code"] == 9
@@ -126,6 +126,17 @@ def test_two_runs_at_the_same_port_do_not_mix(ranks):
     """The second run's rank 1 comes to the first run's rank 0."""
     codes, texts, _, _ = ranks([{"HEXAREME_ATTEMPT": "one"}, {"HEXAREME_ATTEMPT": "two"}], "run.hang_timeout=8")
     assert codes == [5, 9] and re.search(r"another run's ranks meet: attempt \w+, not \w+", "\n".join(texts))
+
+
+def test_a_port_that_we_chose_ourselves_is_changed_where_it_is_taken(ranks):
+    """C12: the ranks that srun starts compute a port from the job; where it is taken, rank 0's lock tells another."""
+    absent = dict.fromkeys(("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT"), "")
+    step = absent | {"SLURM_STEP_NUM_TASKS": "2", "SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_ID": "0",
+                     "SLURM_STEP_TASKS_PER_NODE": "2", "SLURM_STEP_NODELIST": "n0"}
+    with socket.create_server(("127.0.0.1", agreed_port(f"{os.getpid()}.0"))):
+        codes, texts, _, run = ranks([step | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank} for rank in "01"], "train.steps=2")
+    assert codes == [0, 0], texts
+    assert run.last_step() == 2
 
 
 def test_words_of_ranges():

@@ -67,6 +67,22 @@ def test_contradictions(change, word):
     assert caught.value.exit_code == 9 and caught.value.do
 
 
+@pytest.mark.parametrize("variables", [{"WORLD_SIZE": "2"}, SLURM | {"WORLD_SIZE": "5"}])
+def test_a_world_size_without_its_ranks_is_named(variables):
+    with pytest.raises(PortError, match=f"WORLD_SIZE={variables['WORLD_SIZE']}"):
+        read_environment(variables)
+
+
+def test_ranks_of_an_attempt_know_each_other_and_no_others():
+    def attempt(**changes):
+        return read_environment(TORCHRUN | {"LOCAL_WORLD_SIZE": "4"} | changes).membership.attempt
+
+    assert attempt() == attempt(RANK="2", LOCAL_RANK="2")
+    assert len({attempt(), attempt(MASTER_PORT="3"), attempt(TORCHELASTIC_RUN_ID="x"), attempt(HEXAREME_ATTEMPT="y")}) == 4
+    assert len({read_environment(SLURM | {"SLURM_RESTART_COUNT": count}).membership.attempt for count in "012"}) == 3
+    assert read_environment(SLURM).port_is_ours and not read_environment(SLURM | {"MASTER_PORT": "29555"}).port_is_ours
+
+
 def test_open_mpi_on_many_machines_needs_an_address():
     with pytest.raises(PortError, match="MASTER_ADDR"):
         read_environment({key: value for key, value in OPEN_MPI.items() if key != "MASTER_ADDR"})
