@@ -11,8 +11,9 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ..errors import CheckpointError, RunError
@@ -46,7 +47,7 @@ class Channel:
         line = self._lines.readline()
         return json.loads(line) if line.endswith(b"\n") else None
 
-    def send(self, event: str, **fields: Any) -> None:
+    def send(self, event: str, fields: Mapping[str, Any] = MappingProxyType({})) -> None:
         """One message."""
         self._socket.sendall(json.dumps({"event": event, **fields}).encode() + b"\n")
 
@@ -93,11 +94,11 @@ def serve(job: dict[str, Any], image: memoryview, channel: Channel) -> None:
             channel.require_ours()
             commit(staged, job["world_size"], step=job["step"], config=job["config"], extra=job["extra"])
     except OSError as error:
-        channel.send("failed", failure=failure_fields(rank, storage_error(error, staged)))
+        channel.send("failed", {"failure": failure_fields(rank, storage_error(error, staged))})
     except Exception as error:  # whatever it is, the rank must hear of it
-        channel.send("failed", failure=plain_fields(rank, error))
+        channel.send("failed", {"failure": plain_fields(rank, error)})
     else:
-        channel.send("done", files=files_fields(files))
+        channel.send("done", {"files": files_fields(files)})
 
 
 def plain_fields(rank: int, error: Exception) -> dict[str, str]:
