@@ -8,7 +8,7 @@ import sys
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..conf.errors import ConfigError
 from ..core.errors import FolderInUseError, PeerError, StorageError
@@ -17,6 +17,7 @@ FILE_NAME = "exit.json"
 CONFIG_CODE, SIGNAL_CODE = 2, 128
 PEER_CODE, IN_USE_CODE = PeerError.exit_code, FolderInUseError.exit_code
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE}
+RESERVED_BYTES = 16384  # an error line, and the attempts before
 LONGEST = 1900  # bytes of the error line: what a log collector surely keeps in one piece
 
 
@@ -144,6 +145,21 @@ class ExitFile:
                 self._before = self._path.read_bytes()
                 self._path.unlink()
 
+    def reserve(self) -> None:
+        """Room for the last word, taken while there is some: a full disk must not keep the run from saying that it is full."""
+        with self._reserve.open("wb") as stream:
+            stream.write(b" " * RESERVED_BYTES)
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def release(self) -> None:
+        """Gives that room back."""
+        self._reserve.unlink(missing_ok=True)
+
+    @property
+    def _reserve(self) -> Path:
+        return self._path.with_name(f".{FILE_NAME}.reserve")
+
     def restore(self) -> None:
         """The folder was not ours to use: puts the old end back."""
         if self._before is not None:
@@ -197,11 +213,22 @@ class ExitFile:
 
     def _aside(self, content: bytes) -> Path:
         aside = self._path.with_name(f".{FILE_NAME}.{os.uname().nodename}.{os.getpid()}")
-        with aside.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
+        try:
+            _write(aside, content, "wb")
+        except OSError:
+            aside.unlink(missing_ok=True)
+            os.rename(self._reserve, aside)  # for one rank, the first; the others find that it has spoken
+            _write(aside, content, "r+b")
         return aside
+
+
+def _write(path: Path, content: bytes, mode: Literal["wb", "r+b"]) -> None:
+    """Into a new file, or into the blocks that a file has already."""
+    with path.open(mode) as stream:
+        stream.write(content)
+        stream.truncate()
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def last_step(directory: Path) -> int:

@@ -101,10 +101,13 @@ def watch(config: Config, environment: Environment, run: RankFunction) -> int:
             if lock is not None:
                 (directory / "logs").mkdir(exist_ok=True)
                 exit_file.clear(began=started_at(os.getpid() if environment.front_end is FrontEnd.python else environment.parent))
+                exit_file.reserve()
             outcome = attend(config, environment, run, lock).at(rank=environment.rank, step=last_step(directory))
             outcome = standing(outcome, directory, environment)
             first_cause = record(outcome, exit_file, ours=environment.membership.owns(directory))
             end_descendants(patience_seconds=HELPERS_SECONDS)
+            if lock is not None:
+                exit_file.release()
     except (RunError, OSError) as error:
         return complain(error, rank=environment.rank)
     if first_cause and outcome.code != 0:
@@ -171,5 +174,5 @@ def record(outcome: Outcome, exit_file: ExitFile, *, ours: bool = True) -> bool:
             time.sleep(0.05)
     try:
         return exit_file.write(outcome)
-    except OSError:  # the disk may be what failed; the line on stderr must still come
-        return True
+    except OSError:  # the disk may be what failed; where nobody could speak yet, the line on stderr must still come
+        return exit_file.read() is None

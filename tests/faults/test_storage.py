@@ -91,14 +91,15 @@ def test_a_disk_that_stays_full_ends_the_run_and_costs_no_checkpoint(corpus, tmp
         for each in step_folders(run.directory / "checkpoints"):
             Checkpoint.open(each).verify()
         left = [path.name for path in staged_folders(run.directory / "checkpoints")]
+        ended = run.exit_json()
         ballast.unlink()
         then = run.start().finish()
-        return {"code": code, "errors": start.error_lines(), "failures": start.text().count("NOT SAVED"), "left": left, "then": then,
+        return {"code": code, "errors": start.error_lines(), "ended": ended["code"], "failures": start.text().count("NOT SAVED"), "left": left, "then": then,
                 "equal": run.course() == reference}
 
     found = on_a_small_disk(corpus, tmp_path, action)
     assert found["code"] == 7 and found["failures"] == 2, found
-    assert found["errors"] and all(line.startswith("ERROR 7 ") for line in found["errors"]), found  # a full disk takes no exit.json
+    assert len(found["errors"]) == 1 and found["errors"][0].startswith("ERROR 7 ") and found["ended"] == 7, found  # room was reserved
     assert found["left"] == [] and found["then"] == 0 and found["equal"], found
 
 
