@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from statistics import median
 
 import pytest
 from hexareme.core.checkpoint.folder import staged_folders, step_folders
@@ -13,6 +14,7 @@ from hexareme.core.trainer import Trainer
 from tests.launcher.processes import wait_until
 
 from .rig import SLACK, Run, Start, children, living, send
+from .strace import Tracer
 
 ASYNCHRONOUS = "checkpoint.asynchronous=true"
 
@@ -97,6 +99,26 @@ def test_a_preemption_waits_for_the_save_in_flight(new_run, reference):
     assert steps(run)[0] == run.last_step()
     assert run.start().finish() == 0
     assert run.course() == reference
+
+
+@pytest.mark.nightly
+def test_steps_do_not_wait_for_a_slow_disk(new_run):
+    """A8: each write and fsync of the workers takes 0.3 s more; steps during the save take as long as before it."""
+    run = new_run("run", ASYNCHRONOUS, "train.steps=120", "checkpoint.interval=40")
+    start = run.start(prepare=slow_steps)
+    found = [worker_of(start, number) for number in range(2)]  # they live from the first save on
+    slow = Tracer(found, run.folder / "trace", "-e", "inject=write,pwrite64,fsync,fdatasync:delay_enter=300000")
+    staged = first_staged(run)
+    began = run.last_step()
+    wait_until(lambda: not staged.exists() or start.ended(), 120)
+    ended = min(run.last_step(), 119)  # the last step's save is waited for
+    slow.close()
+    assert start.finish() == 0
+    seconds = {row["step"]: row["step_seconds"] for row in run.metrics() if "loss" in row}
+    during = [seconds[step] for step in range(began + 1, ended + 1)]
+    assert len(during) >= 10, f"the save was over after {len(during)} steps"
+    before = median(seconds[step] for step in range(10, 40))
+    assert median(during) <= before * (1 + 0.05 * SLACK), (median(during), before)
 
 
 def slow_steps() -> None:

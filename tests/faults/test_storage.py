@@ -94,8 +94,8 @@ def test_a_disk_that_stays_full_ends_the_run_and_costs_no_checkpoint(corpus, tmp
         ended = run.exit_json()
         ballast.unlink()
         then = run.start().finish()
-        return {"code": code, "errors": start.error_lines(), "ended": ended["code"], "failures": start.text().count("NOT SAVED"), "left": left, "then": then,
-                "equal": run.course() == reference}
+        return {"code": code, "errors": start.error_lines(), "ended": ended["code"], "failures": start.text().count("NOT SAVED"),
+                "left": left, "then": then, "equal": run.course() == reference}
 
     found = on_a_small_disk(corpus, tmp_path, action)
     assert found["code"] == 7 and found["failures"] == 2, found
