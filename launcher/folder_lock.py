@@ -1,4 +1,4 @@
-"""One run in one folder: `.lock`, held by rank 0's watcher for as long as it lives, and the fence that keeps out an older attempt.
+"""One run in one folder: `.lock`, held by rank 0's watcher for as long as it lives.
 
 The file is born whole and locked, stays for ever, and says who holds the folder. What it says counts as follows:
 
@@ -21,14 +21,12 @@ from pathlib import Path
 from secrets import token_hex
 
 from ..core.errors import FolderInUseError, StorageError
-from .lock_record import NO_FLOCK, Holder, read_descriptor, read_holder, write_record
+from .lock_record import FILE_NAME, NO_FLOCK, Holder, read_descriptor, read_holder, write_record
 
-FILE_NAME = ".lock"
 REFRESH_SECONDS = 5.0
 STALE_SECONDS = 60.0
 DYING_SECONDS = 3.0  # a killed process gives its flock back only when the kernel has taken it apart
 CLAIM_SECONDS = 2.0  # for another host's process that takes the folder at this moment
-RECENT_SECONDS = 5.0  # nobody can take a folder over in so short a time
 
 
 class Flock(Enum):
@@ -122,43 +120,6 @@ class FolderLock:
         with suppress(OSError):
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)  # also for a process that inherited it and is not gone yet
         os.close(self._descriptor)
-
-
-class Fence:
-    """Stops an attempt whose folder was taken over while it was frozen, or cut off from the disk.
-
-    Args:
-        directory: of the run.
-        token: of this attempt.
-    """
-
-    def __init__(self, directory: Path, token: str) -> None:
-        self._path, self._token = directory / FILE_NAME, token
-        self._looked = float("-inf")
-
-    def __call__(self) -> None:
-        """Reads the lock.
-
-        Raises:
-            FolderInUseError: it is another attempt's, or cannot be understood. A file that was removed belongs to nobody yet.
-        """
-        try:
-            found = read_holder(self._path)
-        except FileNotFoundError:
-            return
-        if found is None or found.token != self._token:
-            owner = f"belongs to {found.words()}" if found else "has a damaged .lock"
-            raise FolderInUseError(f"{self._path.parent} {owner}; this attempt ({self._token}) is over and writes nothing more",
-                                   do="leave the folder to the newer attempt", file=str(self._path))
-        self._looked = time.clock_gettime(time.CLOCK_BOOTTIME)
-
-    def lately(self) -> None:
-        """The same, unless it was looked at in the last seconds: cheap enough for every line that a step writes.
-
-        The clock goes on while the process or the machine sleeps; taking a folder over takes longer than `RECENT_SECONDS`.
-        """
-        if time.clock_gettime(time.CLOCK_BOOTTIME) - self._looked > RECENT_SECONDS:
-            self()
 
 
 def give_birth(path: Path, me: Holder) -> int | None:

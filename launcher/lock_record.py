@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .processes import start_ticks
 
+FILE_NAME = ".lock"
 LENGTH = 1024
 NO_FLOCK = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}
 LATEST = 1e11  # a Unix time that `localtime` still understands

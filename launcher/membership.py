@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from secrets import token_hex
 
-from .folder_lock import FILE_NAME
-from .lock_record import read_holder
+from .lock_record import FILE_NAME, read_holder
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from ..core.errors import FolderInUseError, MissingRankError, Preempted
 from .environment import Environment
-from .folder_lock import Fence, FolderLock
+from .fence import Fence
+from .folder_lock import FolderLock
 from .outcome import SIGNAL_CODE, Outcome, outcome_of, reason_of
 
 NOBODY_CAME = reason_of(MissingRankError("", do=""))  # rank 0 had its time already

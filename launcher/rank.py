@@ -10,7 +10,7 @@ from ..core.heartbeat import Heartbeat
 from ..core.oversight import Oversight
 from ..core.pulse import Pulse
 from .environment import Environment, on_cpu
-from .folder_lock import Fence
+from .fence import Fence
 from .rank_process import log_file
 from .vigil import watched_signals
 

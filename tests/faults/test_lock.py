@@ -3,13 +3,15 @@
 import ctypes
 import fcntl
 import os
+import re
 import signal
 import time
 
 import pytest
-from hexareme.launcher import folder_lock, watcher
-from hexareme.launcher.folder_lock import FILE_NAME, Fence
-from hexareme.launcher.lock_record import read_holder
+from hexareme.core.trainer import Trainer
+from hexareme.launcher import fence, folder_lock, watcher
+from hexareme.launcher.fence import Fence
+from hexareme.launcher.lock_record import FILE_NAME, read_holder
 
 from tests.launcher.processes import wait_until
 
@@ -27,14 +29,26 @@ def on_host(name):
     return prepare
 
 
+def slow():
+    """`prepare=`: steps that take a while, so that the run is surely there when somebody else comes."""
+    step = Trainer.train_one_step
+
+    def slowly(self):
+        time.sleep(0.15)
+        return step(self)
+
+    Trainer.train_one_step = slowly
+
+
 def contents(folder):
-    """What must stay untouched of a run that goes on: its record, and every file but those that it writes itself."""
-    return {name: (folder / name).read_bytes() for name in (FILE_NAME, "config.yaml", "logs/rank-00000.log", "logs/rank-00001.log")}
+    """What must stay untouched of a run that goes on: its record, its config, and who writes into its logs."""
+    logs = {path.name: re.findall(r"^--- rank .*", path.read_text(), re.MULTILINE) for path in (folder / "logs").iterdir()}
+    return logs | {name: (folder / name).read_bytes() for name in (FILE_NAME, "config.yaml")}
 
 
 def test_the_second_of_two_runs_is_refused_and_the_first_untouched(new_run, reference):
     run = new_run("run")
-    first = run.start()
+    first = run.start(prepare=slow)
     first.await_step(3)
     before = contents(run.directory)
     second = run.start()
@@ -43,7 +57,7 @@ def test_the_second_of_two_runs_is_refused_and_the_first_untouched(new_run, refe
     (line,) = second.error_lines()
     assert line.startswith("ERROR 8 rank=0 ") and f"process {first.watchers[0]} on host {os.uname().nodename} since" in line
     assert "another run.name" in line and "Traceback" not in second.text()
-    assert contents(run.directory) == before and not (run.directory / "exit.json").exists()
+    assert contents(run.directory) == before and not (run.directory / "exit.json").exists() and not first.ended()
     assert first.finish() == 0
     assert run.exit_json()["code"] == 0 and run.course() == reference
 
@@ -121,7 +135,7 @@ def saves(start):
 
 def forget_the_last_look():
     """The seconds in which nobody can take a folder over, over at once: the test has not slept for a minute."""
-    folder_lock.RECENT_SECONDS = 0.0
+    fence.RECENT_SECONDS = 0.0
 
 
 def test_without_the_fence_it_would(new_run):
@@ -152,7 +166,7 @@ def test_the_last_fence_is_before_a_save(new_run):
 def test_ranks_whose_rank_0_was_refused_touch_nothing(new_run):
     """Rank 1 of a refused attempt, left alone by its front end: no log, no exit.json, and it ends by itself."""
     run = new_run("run")
-    first = run.start()
+    first = run.start(prepare=slow)
     first.await_step(3)
     before = contents(run.directory)
 
@@ -167,5 +181,5 @@ def test_ranks_whose_rank_0_was_refused_touch_nothing(new_run):
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 5
     assert "rank 0 of 2 did not come within 2 s: 127.0.0.1:29555 does not listen" in output.read_text()
-    assert contents(run.directory) == before and not (run.directory / "exit.json").exists()
-    assert first.finish() == 0
+    assert contents(run.directory) == before and not (run.directory / "exit.json").exists() and not first.ended()
+    first.kill()

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 from hexareme.core.errors import FolderInUseError, StorageError
 from hexareme.launcher import folder_lock
-from hexareme.launcher.folder_lock import FILE_NAME, STALE_SECONDS, Fence, FolderLock
-from hexareme.launcher.lock_record import LENGTH, Holder, parse, read_holder, write_record
+from hexareme.launcher.fence import Fence
+from hexareme.launcher.folder_lock import STALE_SECONDS, FolderLock
+from hexareme.launcher.lock_record import FILE_NAME, LENGTH, Holder, parse, read_holder, write_record
 from hexareme.launcher.membership import Membership
 from hypothesis import given
 from hypothesis import strategies as st
@@ -75,8 +76,8 @@ def hold(directory: Path, *, host: str | None = None, age: float = 0.0) -> int:
 
 
 # A first lock is linked to its name, which needs no flock; the mutant, for which every flock is free, lets both take over.
-RACES = [("flock", "nothing", 100), ("flock", "ended", 20), ("flock", "dead", 100), ("no flock", "nothing", 20), ("no flock", "ended", 20),
-         ("no flock", "dead", 50), ("mutant", "ended", 10), ("mutant", "dead", 10)]
+RACES = [("flock", "nothing", 40), ("flock", "ended", 10), ("flock", "dead", 100), ("no flock", "nothing", 10), ("no flock", "ended", 10),
+         ("no flock", "dead", 30), ("mutant", "ended", 10), ("mutant", "dead", 10)]
 
 
 @pytest.mark.parametrize(("system", "found", "pairs"), RACES)
