@@ -6,7 +6,8 @@ It imports no torch, so that it beats before the slow imports.
 import sys
 import threading
 import time
-from types import FrameType
+from collections.abc import Callable, Sequence
+from types import FrameType, ModuleType
 from typing import Self
 
 from .pulse import Pulse
@@ -14,6 +15,25 @@ from .waiting import Wait, carries, wait_at
 
 BEAT_SECONDS = 0.5
 SAMPLE_SECONDS = 0.02  # between looks at the main thread; a step's waiting is known to about this
+
+
+class TicksOfImports:
+    """Each module that is looked for is a sign of progress: from a network disk that a thousand ranks read, torch takes minutes.
+
+    Args:
+        tick: a sign of progress.
+    """
+
+    def __init__(self, tick: Callable[[], None]) -> None:
+        self._tick = tick
+
+    def install(self) -> None:
+        """From here on, for the life of the process."""
+        sys.meta_path.insert(0, self)
+
+    def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> None:
+        """Finds nothing: the next finder is asked (importlib's protocol)."""
+        self._tick()
 
 
 class Heartbeat:

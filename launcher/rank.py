@@ -6,7 +6,7 @@ from pathlib import Path
 from types import FrameType
 
 from ..conf.schema import Config
-from ..core.heartbeat import Heartbeat
+from ..core.heartbeat import Heartbeat, TicksOfImports
 from ..core.oversight import Oversight
 from ..core.pulse import Pulse
 from .environment import Environment, on_cpu
@@ -57,6 +57,7 @@ def run_rank(config: Config, environment: Environment, pulse: Pulse) -> str:
     own_log = log_file(directory, 0) if environment.rank == 0 else None  # the others' standard error is their log
     logging.basicConfig(filename=own_log, level=logging.INFO, format=LOG_FORMAT, force=True)
     heartbeat = Heartbeat(pulse, accelerator=not on_cpu()).start()
+    TicksOfImports(pulse.tick).install()
 
     from ..core.engine.distributed import as_peer_error, start_distributed, stop_distributed
     from .gathering import gather
