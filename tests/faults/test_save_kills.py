@@ -39,14 +39,9 @@ class Actor:
     def process(self, start: Start) -> int:
         """Its process id."""
         rank = start.rank(self.rank)
-        return next(child for child in children(rank) if b"checkpoint.worker" in command(child)) if self.worker else rank
-
-
-def command(process: int) -> bytes:
-    try:
-        return Path(f"/proc/{process}/cmdline").read_bytes()
-    except OSError:
-        return b""
+        if not self.worker:
+            return rank
+        return next(child for child in children(rank) if b"checkpoint.worker" in Path(f"/proc/{child}/cmdline").read_bytes())
 
 
 def actors(mode: str) -> list[Actor]:
@@ -105,7 +100,7 @@ def goes_on(run: Run, reference: tuple) -> int:
     return lost
 
 
-# --- A1: eleven moments, three choices of who dies -------------------------------------------------------------------------------------
+# A1: eleven moments, three choices of who dies
 
 SHARD = "rank-0000{}.safetensors"
 
@@ -139,6 +134,7 @@ MOMENTS: dict[str, Moment | None] = {
     "mid prune": Moment("unlinkat", f"{OLD}/{SHARD}", writer=False),
 }
 OF_EACH_RANK = ("mid shard", "shard written", "shard synced")
+COMMITTING = ("mid manifest", "before the rename")
 COMMITTED = ("after the rename", "mid latest.tmp", "after latest", "mid prune")
 VICTIMS = {"rank 0": (0,), "rank 1": (1,), "all": (0, 1)}
 ALL = [(moment, victims) for moment in MOMENTS for victims in VICTIMS]
@@ -210,14 +206,23 @@ def kill(start: Start, victims: tuple[int, ...]) -> None:
         os.kill(rank, signal.SIGKILL)
 
 
+def newest_whole(moment: str, victims: tuple[int, ...]) -> set[int]:
+    """The step that the next start may go on from."""
+    if moment in COMMITTED:
+        return {HELD}
+    finishes = moment in COMMITTING and 0 not in victims  # every part is on the disk: rank 0 may commit before it misses the other
+    return {HELD - INTERVAL, HELD} if finishes else {HELD - INTERVAL}
+
+
 def check_moment(run: Run, moment: str, victims: str, kills: Kills) -> None:
     start = stopped_at(run, moment, VICTIMS[victims], kills)
     begun = time.monotonic()
     assert start.finish() == 128 + signal.SIGKILL, start.text()
     assert time.monotonic() - begun < SLACK * PEERS_SECONDS
     assert run.exit_json()["code"] == 137 and run.exit_json()["rank"] in VICTIMS[victims]
-    assert whole_steps(run)[0] == (HELD if moment in COMMITTED else HELD - INTERVAL)
-    assert goes_on(run, kills.reference) <= INTERVAL
+    assert whole_steps(run)[0] in newest_whole(moment, VICTIMS[victims])
+    in_flight = kills.mode == "asynchronous"  # training went on while its write stood still: up to where the next save waits for it
+    assert goes_on(run, kills.reference) <= INTERVAL * (1 + in_flight)
 
 
 @pytest.mark.parametrize(("moment", "victims"), QUICK)
@@ -231,14 +236,12 @@ def test_killed_at_a_moment_of_a_save(new_run, kills, moment, victims):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("moment", "victims"), ALL)
 def test_killed_at_every_moment_of_a_save(new_run, kills, mode, moment, victims):
-    """A1, T1: 33 of 33, in both modes."""
+    """A1, T1: 33 of 33, in both modes. An asynchronous save whose write takes longer than an interval loses up to two."""
     known = kills(mode, *overrides_at(moment))
     check_moment(new_run("run", *known.overrides), moment, victims, known)
 
 
-# --- A2: every call --------------------------------------------------------------------------------------------------------------------
-
-
+# A2: every call
 def struck(run: Run, actor: Actor, call: Call, reference: tuple, *, by_number: bool) -> Call:
     """Kills an actor at a call; the run then ends as the reference, whatever it takes.
 
