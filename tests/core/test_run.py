@@ -107,6 +107,18 @@ def test_any_layout_goes_on_from_data_parallel_and_back(name, corpus, tmp_path, 
         assert values == pytest.approx(uninterrupted[step], rel=1e-5), f"step {step}"
 
 
+@pytest.mark.parametrize("zero", [1, 2, 3])
+def test_three_ranks_are_one_process(zero, corpus, tmp_path):
+    """DeepSpeed pads its partitions where the data degree does not divide a group's size."""
+    batch = ("batch.global_size=6", "batch.micro_size=1", "train.steps=4", f"parallel.zero={zero}")
+    start(config_of(corpus, tmp_path / "one", *batch), 1)
+    start(config_of(corpus, tmp_path / "three", *batch), 3)
+    one, three = steps_of(tmp_path / "one"), steps_of(tmp_path / "three")
+    assert one.keys() == three.keys()
+    for step, values in three.items():
+        assert values == pytest.approx(one[step], rel=1e-5), f"step {step}"
+
+
 def test_a_stop_asked_of_one_rank_saves_once_on_all_and_loses_nothing(corpus, tmp_path, uninterrupted):
     with pytest.raises(RankError, match=Preempted.__name__):
         start(config_of(corpus, tmp_path), stop_after=6)
