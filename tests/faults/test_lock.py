@@ -97,6 +97,7 @@ def frozen(new_run, *, prepare=lambda: None):
 
     def sleeper():
         on_host("n0")()
+        slow()  # it falls asleep between its first checkpoint and its second
         prepare()
 
     old = run.start("train.steps=400", "schedule.warmup_steps=2", prepare=sleeper)
