@@ -140,8 +140,8 @@ class Crew:
         self._deadline = time.monotonic() + (PREEMPTED_SECONDS if preempted else STOP_SECONDS)
         if os.WIFSIGNALED(status):
             self._speak_for(rank, status)
-        if not preempted:  # where the folder is somebody else's there is nothing to save
-            self._send(signal.SIGKILL if code == IN_USE_CODE else signal.SIGTERM)
+        if not preempted:  # where the folder is somebody else's, and rank 0 has said so, there is nothing to save
+            self._send(signal.SIGKILL if code == IN_USE_CODE and rank == 0 else signal.SIGTERM)
 
     def _speak_for(self, rank: int, status: int) -> None:
         """A watcher that was killed cannot say so, and its rank went with it: the others would only say that they lost a peer."""
