@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -76,6 +76,9 @@ def attempt(overrides: Sequence[str], *, ranks: int, directory: Path, start: Sta
         return Attempt(code=0, asked=crew.asked, cause=first)
     if IN_USE_CODE in failed:  # what exit.json says is of somebody else
         return Attempt(code=IN_USE_CODE, asked=crew.asked, cause={"code": IN_USE_CODE, "reason": "folder_in_use", "rank": 0})
+    if crew.spoken is not None and crew.asked is None and first.get("code") == Preempted.exit_code:
+        ExitFile(directory).correct(crew.spoken)  # a rank that we stopped ourselves, before the folder was ours to write the cause
+        return Attempt(code=crew.spoken.code, asked=None, cause=asdict(crew.spoken))
     if first.get("code") in failed:
         return Attempt(code=first["code"], asked=crew.asked, cause=first)
     return Attempt(code=failed[0], asked=crew.asked, cause={"code": failed[0], "reason": "error", "step": last_step(directory)})
@@ -109,6 +112,7 @@ class Crew:
 
     def __init__(self, processes: Sequence[int], directory: Path, *, membership: Membership) -> None:
         self.asked: signal.Signals | None = None
+        self.spoken: Outcome | None = None  # of a watcher that was killed first
         self._running = {process: rank for rank, process in enumerate(processes)}
         self._directory, self._membership = directory, membership
         self._deadline: float | None = None
@@ -146,7 +150,7 @@ class Crew:
     def _speak_for(self, rank: int, status: int) -> None:
         """A watcher that was killed cannot say so, and its rank went with it: the others would only say that they lost a peer."""
         outcome = outcome_of_status(status, memory=self._memory.words()).at(rank=rank, step=last_step(self._directory))
-        outcome = replace(outcome, what=f"the watcher of the rank was {outcome.what}")
+        outcome = self.spoken = replace(outcome, what=f"the watcher of the rank was {outcome.what}")
         if not self._membership.owns(self._directory) or first_cause(self._directory, outcome):
             sys.stderr.write(outcome.line() + "\n")
 

@@ -191,6 +191,11 @@ class ExitFile:
             return True
         return False
 
+    def correct(self, outcome: Outcome) -> None:
+        """Replaces what is written there; a disk that cannot take it costs only this."""
+        with suppress(OSError):
+            self._aside((json.dumps(asdict(outcome)) + "\n").encode()).replace(self._path)
+
     def tell_attempts(self, attempts: list[dict[str, Any]]) -> None:
         """Adds how earlier attempts ended; a disk that cannot take it costs only this.
 

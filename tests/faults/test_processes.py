@@ -58,6 +58,16 @@ def test_a_killed_watcher_takes_its_rank_along_and_is_named(new_run, rank):
     assert (run.exit_json()["code"], run.exit_json()["rank"]) == (137, rank)
 
 
+def test_a_watcher_that_is_killed_at_once_is_named(new_run):
+    """C2, before the folder is the run's: the rank that was then told to stop says 75, but nobody asked for that."""
+    run = new_run("run")
+    start = run.start(*LONG)
+    wait_until(lambda: len(start.watchers) == 2, SLACK * 5)
+    send(start.watchers[1], signal.SIGKILL)
+    assert start.finish(SLACK * 15) == 137
+    assert (run.exit_json()["code"], run.exit_json()["rank"]) == (137, 1)
+
+
 def survivors_of_the_front_end(run, prepare=lambda: None, *, seconds=SLACK * 5):
     """Row C2: how many of its processes live 5 seconds (times three) after the front end was killed."""
     start = run.start(*LONG, prepare=prepare)
