@@ -11,7 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from ..core.errors import PortError
-from .membership import Membership
+from .folder.membership import Membership
 from .processes import start_ticks
 
 # Device files of NVIDIA, AMD, Habana and Ascend; looked at because asking torch would import it.

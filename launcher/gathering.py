@@ -8,7 +8,7 @@ from ..conf.dump import as_dict
 from ..conf.schema import Config
 from ..core.meeting import Met, Patience, Venue, meet, own_card
 from .environment import Environment
-from .membership import seen_token
+from .folder.membership import seen_token
 
 TELLING_SECONDS = 15.0  # for rank 0's lock to be seen on a network disk; then the port that all can compute must do
 

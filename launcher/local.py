@@ -15,11 +15,11 @@ from typing import Any
 
 from ..core.errors import Preempted
 from .environment import digest
-from .membership import Membership
-from .memory_limit import MemoryWatch
+from .folder.membership import Membership
 from .outcome import IN_USE_CODE, ExitFile, Outcome, last_step, outcome_of_status
 from .processes import adopt_orphans, end_descendants, exit_code, reap
-from .vigil import next_signal, watched_signals
+from .watch.memory_limit import MemoryWatch
+from .watch.vigil import next_signal, watched_signals
 
 PROGRAM = Path(__file__).with_name("train.py")
 # Starts one watcher on these overrides, in this environment; its process id.

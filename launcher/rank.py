@@ -10,9 +10,9 @@ from ..core.heartbeat import Heartbeat, TicksOfImports
 from ..core.oversight import Oversight
 from ..core.pulse import Pulse
 from .environment import Environment, on_cpu
-from .fence import Fence
-from .rank_process import log_file
-from .vigil import watched_signals
+from .folder.fence import Fence
+from .watch.rank_process import log_file
+from .watch.vigil import watched_signals
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 

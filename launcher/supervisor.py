@@ -35,7 +35,7 @@ from ..data.errors import DataError
 from .environment import Environment, FrontEnd
 from .local import Attempt, StartFunction, attempt, start_program
 from .outcome import SIGNAL_CODE, ExitFile, Outcome
-from .vigil import next_signal, watched_signals
+from .watch.vigil import next_signal, watched_signals
 
 MOST_FUTILE = 3  # restarts without progress
 BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 1.0, 60.0
@@ -81,7 +81,8 @@ def supervise(once: Callable[[], Attempt], *, directory: Path, restarts: int, ba
             announce(ended, number=len(told), of=restarts, step=step, seconds=seconds)
             asked = asked_within(seconds)
             if asked is None:
-                exit_file.clear(began=float("inf"))
+                if exit_file.read() == ended.cause:  # else somebody has used the folder meanwhile
+                    exit_file.clear(began=float("inf"))
                 continue
             refusal = f"asked to stop by {asked.name} before the next attempt"
         if len(told) > 1:

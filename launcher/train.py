@@ -13,7 +13,7 @@ def main() -> int:
     sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != here]  # nothing here may shadow anybody's `help` or `local`
 
     from hexareme.launcher.rank import run_rank
-    from hexareme.launcher.watcher import main as watch
+    from hexareme.launcher.watch.watcher import main as watch
 
     return watch(sys.argv[1:], run_rank)
 

@@ -8,8 +8,8 @@ from ..environment import FrontEnd, computes_fp16, read_environment
 from ..outcome import complain
 from ..rank import run_rank
 from ..supervisor import start_supervised
-from ..watcher import main as watch
-from ..watcher import validated
+from ..watch.watcher import main as watch
+from ..watch.watcher import validated
 
 
 def main(overrides: list[str]) -> int:

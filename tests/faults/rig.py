@@ -19,7 +19,7 @@ from hexareme.core.checkpoint.reader import Checkpoint
 from hexareme.launcher.local import start_local
 from hexareme.launcher.processes import descendants
 from hexareme.launcher.rank import run_rank
-from hexareme.launcher.watcher import main as watch
+from hexareme.launcher.watch.watcher import main as watch
 
 from tests import deepspeed_ready  # noqa: F401  (everything forked from here shares its imports)
 from tests.end_to_end.user import FOREIGN, MARK

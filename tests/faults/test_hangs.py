@@ -17,10 +17,10 @@ from hexareme.core.pulse import Pulse
 from hexareme.core.tracking.tracker import Tracker
 from hexareme.core.trainer import Trainer
 from hexareme.data.dataset import TrainingSet
-from hexareme.launcher.finding import Finding
-from hexareme.launcher.hang import HangWatch
 from hexareme.launcher.processes import descendants
-from hexareme.launcher.stacks import StackFile
+from hexareme.launcher.watch.finding import Finding
+from hexareme.launcher.watch.hang import HangWatch
+from hexareme.launcher.watch.stacks import StackFile
 from torch import distributed as dist
 
 from .rig import SLACK, Run, Start, send

@@ -30,7 +30,7 @@ from hexareme.data.errors import DataError
 from hexareme.data.token_file import open_corpus
 from hexareme.data.tokenizer import load_tokenizer
 from hexareme.launcher import cli
-from hexareme.launcher.lock_record import parse as parse_lock
+from hexareme.launcher.folder.lock_record import parse as parse_lock
 from hexareme.launcher.outcome import ExitFile
 
 from tests.launcher.trained import make_corpus

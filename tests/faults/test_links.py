@@ -7,7 +7,7 @@ import time
 import pytest
 from hexareme.core.trainer import Trainer
 from hexareme.launcher.rank import run_rank
-from hexareme.launcher.watcher import main as watch
+from hexareme.launcher.watch.watcher import main as watch
 
 from .hosts import TwoHosts, on_host
 from .rig import SLACK, Run, fork, wait_until

@@ -9,9 +9,10 @@ import time
 
 import pytest
 from hexareme.core.trainer import Trainer
-from hexareme.launcher import fence, folder_lock, watcher
-from hexareme.launcher.fence import Fence
-from hexareme.launcher.lock_record import FILE_NAME, read_holder
+from hexareme.launcher.folder import fence, folder_lock
+from hexareme.launcher.folder.fence import Fence
+from hexareme.launcher.folder.lock_record import FILE_NAME, read_holder
+from hexareme.launcher.watch import watcher
 
 from tests.launcher.processes import wait_until
 

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from hexareme.core.checkpoint.folder import step_folders
 from hexareme.core.checkpoint.reader import Checkpoint
-from hexareme.launcher import watcher
+from hexareme.launcher.watch import watcher
 
 from .rig import SLACK, Run, hashes
 

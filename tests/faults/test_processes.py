@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from hexareme.core import parent_death
-from hexareme.launcher import rank_process
 from hexareme.launcher.local import Crew
-from hexareme.launcher.vigil import Vigil
+from hexareme.launcher.watch import rank_process
+from hexareme.launcher.watch.vigil import Vigil
 
 from tests.launcher.processes import wait_until
 
@@ -171,7 +171,7 @@ def test_a_rank_killed_for_memory_says_so_with_numbers(new_run):
 # C16: time.time() tells people and files when something was; it never decides how long to wait. Where it may be, and why.
 WALL_CLOCK = {
     "core/tracking/tensorboard_sink.py": "when an event was, as TensorBoard shows it",
-    "launcher/lock_record.py": "since when a run has its folder, told to people",
+    "launcher/folder/lock_record.py": "since when a run has its folder, told to people",
     "launcher/processes.py": "when a process began, to compare with the time of change of exit.json",
 }
 

@@ -7,9 +7,9 @@ import time
 
 import pytest
 from hexareme.core import meeting, roll_call
-from hexareme.launcher import watcher
 from hexareme.launcher.environment import agreed_port, free_port
 from hexareme.launcher.rank import run_rank
+from hexareme.launcher.watch import watcher
 
 from .rig import SLACK, fork
 

@@ -12,9 +12,9 @@ from hexareme.core.errors import FolderInUseError, NonFiniteError, PeerError, Pr
 from hexareme.core.pulse import Pulse
 from hexareme.data.errors import DataError
 from hexareme.launcher.environment import Environment
-from hexareme.launcher.membership import seen_token
-from hexareme.launcher.vigil import watched_signals
-from hexareme.launcher.watcher import main
+from hexareme.launcher.folder.membership import seen_token
+from hexareme.launcher.watch.vigil import watched_signals
+from hexareme.launcher.watch.watcher import main
 
 RAISES = {
     "storage": StorageError("the disk is full", do="make room", file="/full"),

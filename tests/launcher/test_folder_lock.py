@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 from hexareme.core.errors import FolderInUseError, StorageError
-from hexareme.launcher import folder_lock
-from hexareme.launcher.fence import Fence
-from hexareme.launcher.folder_lock import STALE_SECONDS, FolderLock
-from hexareme.launcher.lock_record import FILE_NAME, LENGTH, Holder, parse, read_holder, write_record
-from hexareme.launcher.membership import Membership
+from hexareme.launcher.folder import folder_lock
+from hexareme.launcher.folder.fence import Fence
+from hexareme.launcher.folder.folder_lock import STALE_SECONDS, FolderLock
+from hexareme.launcher.folder.lock_record import FILE_NAME, LENGTH, Holder, parse, read_holder, write_record
+from hexareme.launcher.folder.membership import Membership
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -199,7 +199,7 @@ def test_two_hosts_that_do_not_see_each_others_flock_do_not_both_take_over(tmp_p
 def test_the_second_host_on_one_machine(tmp_path):
     """C13: really another host name, by `unshare -u`."""
     child = in_child_held(tmp_path / "run")
-    script = ("import sys; from pathlib import Path\nfrom hexareme.launcher.folder_lock import FolderLock\n"
+    script = ("import sys; from pathlib import Path\nfrom hexareme.launcher.folder.folder_lock import FolderLock\n"
               "FolderLock.take(Path(sys.argv[1]), attempt='b')")
     take = ["unshare", "-u", "sh", "-c", 'hostname n1; exec "$0" -c "$1" "$2"', sys.executable, script, str(tmp_path / "run")]
     refused = subprocess.run(take, text=True, capture_output=True, timeout=60, check=False)

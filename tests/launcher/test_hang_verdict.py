@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 from hexareme.core.pulse import Phase
 from hexareme.core.waiting import Wait
-from hexareme.launcher import verdict
-from hexareme.launcher.finding import Finding, Findings
-from hexareme.launcher.stacks import Standing, standing_of
-from hexareme.launcher.verdict import judge
+from hexareme.launcher.watch import verdict
+from hexareme.launcher.watch.finding import Finding, Findings
+from hexareme.launcher.watch.stacks import Standing, standing_of
+from hexareme.launcher.watch.verdict import judge
 
 REDUCE = Standing(Wait.collective, "all_reduce", "core/engine/engine.py:184 in _agree", "dist.all_reduce(numbers)",
                   (("train_step", 95), ("_agree", 184)))

@@ -116,7 +116,7 @@ def test_a_rank_that_does_not_stop_is_killed_after_the_grace():
     script = """
 import os, signal, time
 from hexareme.launcher.environment import FrontEnd
-from hexareme.launcher.vigil import Vigil, watched_signals
+from hexareme.launcher.watch.vigil import Vigil, watched_signals
 signal.pthread_sigmask(signal.SIG_BLOCK, watched_signals())
 rank = os.fork()
 if rank == 0:
@@ -204,7 +204,7 @@ def test_deepspeeds_extra_argument_is_filtered(run):
 
 def test_the_watcher_never_imports_torch_and_starts_at_once(run):
     script = ("import resource, sys, json\n"
-              "from hexareme.launcher.watcher import validated\nimport hexareme.launcher.commands.train\n"
+              "from hexareme.launcher.watch.watcher import validated\nimport hexareme.launcher.commands.train\n"
               "config = validated(sys.argv[1:], 1)\nused = resource.getrusage(resource.RUSAGE_SELF)\n"
               "print(json.dumps([config.run.name, 'torch' in sys.modules, used.ru_utime + used.ru_stime]))")
     name, torch, seconds = json.loads(run.finish(run.start(sys.executable, "-c", script))[1])

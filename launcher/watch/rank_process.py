@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from ..conf.schema import Config
-from ..core.parent_death import die_when_closed, die_with_parent
-from ..core.pulse import Pulse
-from .environment import Environment
-from .outcome import Outcome, outcome_of
+from ...conf.schema import Config
+from ...core.parent_death import die_when_closed, die_with_parent
+from ...core.pulse import Pulse
+from ..environment import Environment
+from ..outcome import Outcome, outcome_of
 from .rank_log import RankLog, flush_output
 from .stacks import StackFile
 

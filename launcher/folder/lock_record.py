@@ -7,7 +7,7 @@ import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from .processes import start_ticks
+from ..processes import start_ticks
 
 FILE_NAME = ".lock"
 LENGTH = 1024

@@ -6,8 +6,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from ..core.pulse import Phase
-from ..core.waiting import Wait
+from ...core.pulse import Phase
+from ...core.waiting import Wait
 from .stacks import Standing
 
 FOLDER = "hang"

@@ -5,11 +5,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..core.errors import PeerError
-from ..core.pulse import Beat, Pulse
-from .environment import Environment, on_cpu
+from ...core.errors import PeerError
+from ...core.pulse import Beat, Pulse
+from ..environment import Environment, on_cpu
+from ..outcome import Outcome
 from .finding import Finding, Findings
-from .outcome import Outcome
 from .rank_process import log_file
 from .stacks import StackFile, append_to_log, complete, standing_of, state_of
 from .verdict import judge

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ..core.pulse import Phase
-from ..core.waiting import Wait
+from ...core.pulse import Phase
+from ...core.waiting import Wait
 from .finding import Finding
 
 SILENT_SECONDS = 2.0  # of the rank's own thread, which beats twice a second

@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from ..core.errors import FolderInUseError
+from ...core.errors import FolderInUseError
 from .lock_record import FILE_NAME, read_holder
 
 RECENT_SECONDS = 5.0  # nobody can take a folder over in so short a time

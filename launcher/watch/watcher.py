@@ -11,27 +11,27 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from ..conf.compose import compose
-from ..conf.errors import ConfigError, Problem
-from ..conf.schema import Config
-from ..core.combine import problems
-from ..core.corpora import corpus_problems
-from ..core.errors import PeerError, RunError
-from ..core.parent_death import die_with_parent
-from ..core.pulse import Pulse
-from ..data.errors import DataError
-from .environment import Environment, FrontEnd, computes_fp16, read_environment, without_local_rank
-from .folder_lock import FolderLock
+from ...conf.compose import compose
+from ...conf.errors import ConfigError, Problem
+from ...conf.schema import Config
+from ...core.combine import problems
+from ...core.corpora import corpus_problems
+from ...core.errors import PeerError, RunError
+from ...core.parent_death import die_with_parent
+from ...core.pulse import Pulse
+from ...data.errors import DataError
+from ..environment import Environment, FrontEnd, computes_fp16, read_environment, without_local_rank
+from ..folder.folder_lock import FolderLock
+from ..folder.occupation import occupied, speaks_without_folder, standing
+from ..listener import with_listener
+from ..outcome import IN_USE_CODE, PEER_CODE, ExitFile, Outcome, complain, last_step, outcome_of, reason_of
+from ..processes import adopt_orphans, end_descendants, started_at
+from ..supervisor import require_supervisor
 from .hang import HangWatch
-from .listener import with_listener
-from .occupation import occupied, speaks_without_folder, standing
-from .outcome import IN_USE_CODE, PEER_CODE, ExitFile, Outcome, complain, last_step, outcome_of, reason_of
 from .peer_failure import PeerFailure
-from .processes import adopt_orphans, end_descendants, started_at
 from .rank_log import RankLog
 from .rank_process import RankFunction, Ties, become_rank, log_file, read_outcome
 from .stacks import StackFile
-from .supervisor import require_supervisor
 from .vigil import Vigil, watched_signals
 
 ECHOES = (reason_of(PeerError("", do="")),)  # of somebody else's end; of a hang, or a rank that did not come, every watcher knows the cause

@@ -4,8 +4,8 @@ import json
 from contextlib import suppress
 from pathlib import Path
 
-from ..core.errors import Preempted
-from .outcome import FILE_NAME
+from ...core.errors import Preempted
+from ..outcome import FILE_NAME
 
 
 class PeerFailure:

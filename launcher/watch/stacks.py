@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..core.waiting import Frame, Wait, operation, site, wait_of
+from ...core.waiting import Frame, Wait, operation, site, wait_of
 
 SIGNAL = signal.SIGUSR2
 _HEADER = re.compile(r"(Current thread|Thread) 0x[0-9a-f]+.*\(most recent call first\):")

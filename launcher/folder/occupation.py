@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..core.errors import FolderInUseError, MissingRankError, Preempted
-from .environment import Environment
+from ...core.errors import FolderInUseError, MissingRankError, Preempted
+from ..environment import Environment
+from ..outcome import SIGNAL_CODE, Outcome, outcome_of, reason_of
 from .fence import Fence
 from .folder_lock import FolderLock
-from .outcome import SIGNAL_CODE, Outcome, outcome_of, reason_of
 
 NOBODY_CAME = reason_of(MissingRankError("", do=""))  # rank 0 had its time already
 LOCK_SECONDS = 3.0  # for rank 0's watcher to take the lock, where another rank ends before

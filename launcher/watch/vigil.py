@@ -7,11 +7,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from .environment import FrontEnd
+from ..environment import FrontEnd
+from ..outcome import PEER_CODE, SIGNAL_CODE, Outcome, outcome_of_status
+from ..processes import parent_of, reap
 from .hang import HangWatch
 from .memory_limit import MemoryWatch
-from .outcome import PEER_CODE, SIGNAL_CODE, Outcome, outcome_of_status
-from .processes import parent_of, reap
 
 GRACE_SECONDS = 30.0  # to save after SIGTERM; Slurm's KillWait and DeepSpeed's launcher wait as long
 SAME_REQUEST_SECONDS = 0.5  # Ctrl-C reaches every process of the terminal, and launchers pass it on once more

@@ -20,7 +20,7 @@ from enum import Enum, auto
 from pathlib import Path
 from secrets import token_hex
 
-from ..core.errors import FolderInUseError, StorageError
+from ...core.errors import FolderInUseError, StorageError
 from .lock_record import FILE_NAME, NO_FLOCK, Holder, read_descriptor, read_holder, write_record
 
 REFRESH_SECONDS = 5.0
