@@ -55,7 +55,7 @@ docs: setup     ## what the README takes from the code: the table of valid combi
 	$(BIN)/python docs/update.py
 
 bench: setup    ## what the performance table of the README claims
-	@for suite in overhead bytes memory bubble; do $(BIN)/hexareme bench suite=$$suite || exit 1; done
+	@for suite in overhead bytes memory bubble checkpoint; do $(BIN)/hexareme bench suite=$$suite || exit 1; done
 
 clean:          ## remove what `make train` made; not .venv
 	rm -rf runs/quickstart $(CORPUS)
