@@ -14,7 +14,7 @@ from .pulse import Pulse
 from .waiting import Wait, carries, wait_at
 
 BEAT_SECONDS = 0.5
-SAMPLE_SECONDS = 0.02  # between looks at the main thread; a step's waiting is known to about this
+SAMPLE_SECONDS = 0.04  # between looks at the main thread; a step's waiting is known to about this
 
 
 class TicksOfImports:

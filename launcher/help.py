@@ -58,7 +58,6 @@ EXAMPLES = {
     "bench": (
         "hexareme bench suite=overhead model=quickstart steps=100",
         "hexareme bench suite=bytes only=ZeRO-1 output=bytes.json",
-        "hexareme bench suite=bubble quick=true",
         "hexareme bench suite=checkpoint state_bytes=10000000000 ranks=2 directory=/scratch",
     ),
 }

@@ -121,7 +121,7 @@ def test_three_ranks_are_one_process(zero, corpus, tmp_path):
 
 def test_a_stop_asked_of_one_rank_saves_once_on_all_and_loses_nothing(corpus, tmp_path, uninterrupted):
     with pytest.raises(RankError, match=Preempted.__name__):
-        start(config_of(corpus, tmp_path), stop_after=6)
+        start(config_of(corpus, tmp_path), stop_after=7)  # the ranks ask once before the first step, too
     assert sorted(folder.name for folder in (tmp_path / "checkpoints").glob("step-*")) == ["step-00000004", "step-00000006"]
     start(config_of(corpus, tmp_path))
     assert steps_of(tmp_path) == uninterrupted

@@ -8,7 +8,7 @@ import time
 import pytest
 from hexareme.launcher.environment import free_port
 
-from .user import BIN, ROOT
+from .user import BIN, ROOT, error_lines
 
 TRAIN = str(ROOT / "launcher" / "train.py")
 STEPS = 16
@@ -94,13 +94,14 @@ def test_a_finished_run_started_again_says_so_and_changes_nothing(corpus, user):
     assert user.metrics("again") == before
 
 
-def test_restarting_without_a_checkpoint_is_not_silent(corpus, user):
+def test_restarting_without_a_checkpoint_is_refused(corpus, user):
     command = ["hexareme", "train", *overrides(corpus, "lost", "train.steps=3", "schedule.warmup_steps=1")]
     assert user.run(*command)[0] == 0
     (user.folder / "runs/lost/checkpoints").rename(user.folder / "moved away")
-    code, out, _ = user.run(*command)
-    assert code == 0
-    assert "no checkpoint" in out
+    code, _, err = user.run(*command)
+    assert code == 4
+    (line,) = error_lines(err)
+    assert "checkpoint" in line and "step 3" in line
 
 
 def test_the_first_step_comes_within_the_imports_and_three_seconds(corpus, user):

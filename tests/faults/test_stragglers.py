@@ -72,7 +72,7 @@ def test_the_thread_costs_next_to_nothing():
     share = min(processor_seconds(1.0) for _ in range(3))  # what else runs here makes it dearer, never cheaper
     print(f"{share:.3%} of a processor")
     assert pulse.read().thread >= 3
-    assert share <= 0.005
+    assert share <= 0.005 * SLACK
 
 
 def test_waiting_is_told_from_work():
