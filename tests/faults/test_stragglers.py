@@ -9,6 +9,8 @@ from hexareme.core.heartbeat import Heartbeat
 from hexareme.core.pulse import Pulse
 from hexareme.core.trainer import Trainer
 
+from .rig import SLACK
+
 SLOW = 0.3  # seconds more a step
 WARNING = "WARNING: rank {rank} on "
 
