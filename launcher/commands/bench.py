@@ -66,7 +66,8 @@ def show(config: BenchConfig, work: "Sequence[Work]") -> int:
     result["holds"] = not wrong
     tolerance = result["cases"][0]["tolerance"]
     unit = f"{100 * tolerance:g} % of" if result["cases"][0]["relative"] else f"{tolerance:g} of"
-    print(f"{'inside of its bounds' if tolerance == 0 else f'within {unit} the theory'}: {len(result['cases']) - len(wrong)} of {len(result['cases'])}"
+    where = f"within {unit} the theory" if tolerance else "inside of its bounds"
+    print(f"{where}: {len(result['cases']) - len(wrong)} of {len(result['cases'])}"
           + (f"; outside: {', '.join(wrong)}" if wrong else ""))
     write(config.output, result)
     return 1 if wrong else 0

@@ -12,7 +12,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hexareme.core.checkpoint.folder import step_folders
 from hexareme.core.checkpoint.reader import Checkpoint
@@ -40,38 +40,43 @@ def fork(action: Callable[[], int], output: Path, **variables: str) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     child = os.fork()
-    if child:
-        return child
-    code = 1
-    try:
-        os.setsid()
-        default_signals()
-        stream = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        os.dup2(stream, 1)
-        os.dup2(stream, 2)
-        sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1, closefd=False), os.fdopen(2, "w", buffering=1, closefd=False)
-        for name in FOREIGN:
-            os.environ.pop(name, None)
-        os.environ.update(variables, OMP_NUM_THREADS="1")
-        code = action()
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+    if not child:
+        leave(lambda: _in_session(action, output, variables))
+    return child
+
+
+def _in_session(action: Callable[[], int], output: Path, variables: Mapping[str, str]) -> int:
+    os.setsid()
+    default_signals()
+    stream = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(stream, 1)
+    os.dup2(stream, 2)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1, closefd=False), os.fdopen(2, "w", buffering=1, closefd=False)
+    for name in FOREIGN:
+        os.environ.pop(name, None)
+    os.environ.update(variables, OMP_NUM_THREADS="1")
+    return action()
 
 
 def fork_watcher(overrides: Sequence[str], variables: Mapping[str, str]) -> int:
     """As `launcher.local.start_program`, without a fresh interpreter."""
-    child = os.fork()
-    if child:
-        return child
-    code = 1
-    try:
+
+    def become() -> int:
         os.environ.clear()
         os.environ.update(variables)
-        code = watch(list(overrides), run_rank)
+        return watch(list(overrides), run_rank)
+
+    child = os.fork()
+    if not child:
+        leave(become)
+    return child
+
+
+def leave(action: Callable[[], int]) -> NoReturn:
+    """Ends this forked process with what the action returns, and never with pytest's own exit."""
+    code = 1
+    try:
+        code = action()
     except BaseException:
         traceback.print_exc()
     finally:
