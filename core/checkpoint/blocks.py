@@ -13,6 +13,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 import xxhash
 
 from .manifest import BLOCK_BYTES, SavedFile
@@ -134,6 +135,8 @@ class BlockReaders:
             tick(count)
             return count
 
+        # A forked process replaces torch's pool at its first use: several threads at once would find none ("Invalid thread pool").
+        torch.set_num_threads(torch.get_num_threads())
         count = 0
         with ExitStack() as files, ThreadPoolExecutor(READERS, thread_name_prefix="blocks") as pool:
             try:

@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections import Counter
 from functools import partial
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hexareme.core.checkpoint.blocks import Block, BlockReaders, blocks_of
 from hexareme.core.checkpoint.checkpointer import Checkpointer
 from hexareme.core.checkpoint.folder import staged_folders
 from hexareme.core.checkpoint.fragment import Fragment
@@ -50,6 +52,28 @@ def newest_step(directory: Path) -> int:
     checkpoint.verify()
     assert checkpoint.read_tensor("w").eq(checkpoint.step).all()
     return checkpoint.step
+
+
+def test_threads_that_load_after_a_fork_share_one_pool(tmp_path):
+    """Without a first touch by one thread, torch's pool is replaced by whichever thread comes first, and the others find none."""
+    elements = torch.ones(MEGABYTE)
+    elements.sum()  # starts the pool of this process
+    assert on_two_ranks(tmp_path, 2) == [{"value": None}] * 2
+    checkpoint = alone(tmp_path).newest()
+    assert checkpoint is not None
+    files = checkpoint.manifest.files
+
+    def read(checkpointer: Checkpointer, rank: int) -> int:
+        at_once = threading.Barrier(2)
+
+        def use(block: Block, content: memoryview) -> None:
+            at_once.wait(timeout=30)
+            elements.sum()
+
+        return BlockReaders(checkpoint.folder, files, use).run(blocks_of(files))
+
+    for _ in range(20):
+        assert [set(outcome) for outcome in ForkedRanks(4, tmp_path, read).wait()] == [{"value"}] * 4
 
 
 def test_forked_ranks_save_one_checkpoint(tmp_path):
