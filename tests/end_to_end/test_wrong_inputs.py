@@ -102,11 +102,10 @@ def test_a_disk_that_fills_before_the_first_save(small_disk, user, corpus):
     process = user.start(*train(corpus, f"run.directory={small_disk}/run", "train.steps=300", "checkpoint.interval=100"))
     assert process.stdout is not None
     next(line for line in process.stdout if line.startswith("step "))
-    with open(small_disk / "filler", "wb") as filler:
+    with open(small_disk / "filler", "wb", buffering=0) as filler:  # a buffer would fail once more when it is closed
         try:
             while True:
                 filler.write(bytes(1 << 16))
-                filler.flush()
         except OSError:
             pass
     _, err = process.communicate(timeout=90)
