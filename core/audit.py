@@ -1,6 +1,6 @@
 """`samples.jsonl`, with `data.audit=true`: which sample, of which documents, each rank saw in each step."""
 
-from ..data.batch import Batch
+from ..data.samples.batch import Batch
 from .step_log import StepLog, encode
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from ..conf.errors import Problem
 from ..conf.schema import Config, DataConfig
 from ..conf.sources import sources
-from ..data.description import read_description
 from ..data.errors import DataError
-from ..data.token_file import check_files
+from ..data.tokens.description import read_description
+from ..data.tokens.token_file import check_files
 
 PREPARE = "make it with `hexareme prepare input=<text> output=<folder>`, or correct the path"
 

@@ -8,8 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..data.batch import Batch, stack
-from ..data.dataset import ValidationSet
+from ..data.samples.batch import Batch, stack
+from ..data.samples.dataset import ValidationSet
 from ..parallel.context import LayerGroups
 from .inputs import MicroBatch, micro_batch
 from .loss import LossModel

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.batch import Batch
+from ..data.samples.batch import Batch
 from ..parallel.context import LayerGroups
 from ..parallel.sequence_cut import chunks
 from .model.input import ModelInput

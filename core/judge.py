@@ -4,9 +4,9 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 
-from ..data.batch import Batch
-from ..data.sample_origin import sample_origins
-from ..data.token_file import TokenFile
+from ..data.samples.batch import Batch
+from ..data.samples.sample_origin import sample_origins
+from ..data.tokens.token_file import TokenFile
 from ..parallel.context import ParallelContext
 from .engine.engine import Engine, StepResult
 from .engine.sentinel import Seen

@@ -14,10 +14,10 @@ import torch.distributed as dist
 from ..conf.dump import as_dict, dump_yaml
 from ..conf.schema import Config
 from ..conf.sources import sources
-from ..data.dataset import TrainingSet, ValidationSet
-from ..data.description import unwatched
-from ..data.loader import Loader
-from ..data.token_file import open_corpus
+from ..data.samples.dataset import TrainingSet, ValidationSet
+from ..data.samples.loader import Loader
+from ..data.tokens.description import unwatched
+from ..data.tokens.token_file import open_corpus
 from ..parallel.context import ParallelContext
 from ..parallel.stages import SPLIT_BACKWARD
 from ..parallel.topology import Topology

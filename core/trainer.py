@@ -10,8 +10,8 @@ import torch
 import torch.distributed as dist
 
 from ..conf.schema import Config
-from ..data.dataset import ValidationSet
-from ..data.loader import Loader
+from ..data.samples.dataset import ValidationSet
+from ..data.samples.loader import Loader
 from ..parallel.context import ParallelContext
 from .audit import SampleLog
 from .batch import BatchPlan

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from .errors import DataError
-from .token_file import TokenFile
+from .tokens.token_file import TokenFile
 
 CHUNK = 2**20  # bigrams counted at a time
 

@@ -22,9 +22,9 @@ FORBIDDEN = {"allow_pickle": True, "trust_remote_code": True, "weights_only": Fa
 
 # (file, what) -> why no file of a user comes near it.
 ALLOWED = {
-    ("core/forked_ranks.py", "pickle"): "the results of ranks that it forked itself, through its own anonymous pipes",
+    ("core/forked_ranks.py", "pickle"): "the results of ranks that it forked itself, through its own pipes",
     ("core/forked_ranks.py", "multiprocessing"): "makes those pipes",
-    ("data/workers.py", "multiprocessing"): "tasks and results of processes that it started itself, through its own anonymous pipes",
+    ("data/prepare/workers.py", "multiprocessing"): "tasks and results of processes that it started itself, through its own pipes",
     ("core/engine/build.py", "all_gather_object"): "names of parameters, between the ranks of one run",
     ("core/engine/replicas.py", "all_gather_object"): "checksums, between the ranks of one run",
     ("core/origin.py", "all_gather_object"): "what ranks of one run saw of a step",

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from ...conf.schema import Config
-from ...data.loader import Loader
-from ...data.writer import TokenFileWriter, token_dtype
+from ...data.samples.loader import Loader
+from ...data.tokens.writer import TokenFileWriter, token_dtype
 from ...parallel.partition_module import placed_parameters
 from ..inputs import MicroBatch, micro_batch
 from ..loss import LossModel

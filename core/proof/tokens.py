@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ...data.batch import Batch, Sample, stack
+from ...data.samples.batch import Batch, Sample, stack
 
 NEW_DOCUMENT = 0.1  # chance of each token to open a document
 FORETOLD = 0.5  # part of the tokens that follow from the one before, so that there is something to learn

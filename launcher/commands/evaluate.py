@@ -43,7 +43,7 @@ def measure(config: EvaluateConfig, path: Path) -> dict[str, Any] | None:
         return None
     if config.baseline is Baseline.bigram:
         from ...data.bigram import kneser_ney_perplexity
-        from ...data.token_file import open_corpus
+        from ...data.tokens.token_file import open_corpus
 
         tokens = open_corpus(result["corpus"], part=config.part.value)
         result["bigram_perplexity"] = kneser_ney_perplexity(open_corpus(result["corpus"]), tokens, result["vocab_size"])
@@ -54,8 +54,8 @@ def measure_here(config: EvaluateConfig, path: Path, device: "Device") -> dict[s
     """The model's figures, on one of the ranks that compute them together."""
     from ...core.evaluation import Monitor, evaluate
     from ...core.inference import first_rank_first, load_trained
-    from ...data.dataset import ValidationSet
-    from ...data.token_file import open_corpus
+    from ...data.samples.dataset import ValidationSet
+    from ...data.tokens.token_file import open_corpus
 
     trained = load_trained(path, config.parallel, device=device)
     corpus, sizes = config.corpus or trained.corpus, trained.sizes

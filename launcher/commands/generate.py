@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ...conf.commands_schema import GenerateConfig
 from ...conf.compose import compose
 from ...conf.errors import ConfigError, Problem
-from ...data.tokenizer import Tokenizer, load_tokenizer
+from ...data.tokenizer.tokenizer import Tokenizer, load_tokenizer
 from ..checkpoint_path import checkpoint_path
 from ..command_ranks import on_ranks
 from ..environment import without_local_rank

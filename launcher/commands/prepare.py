@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ...conf.prepare_schema import PrepareConfig
-    from ...data.prepare import Prepared, Recipe
+    from ...data.prepare.prepare import Prepared, Recipe
     from ..prepare_progress import Meter
 
 
@@ -25,7 +25,7 @@ def main(overrides: list[str]) -> int:
     from rich.console import Console
 
     from ...conf.compose import compose
-    from ...data.prepare import prepare
+    from ...data.prepare.prepare import prepare
     from ..prepare_progress import PrepareProgress
 
     config: PrepareConfig = compose("prepare", overrides)
@@ -65,7 +65,7 @@ def problems(config: "PrepareConfig") -> list[Problem]:
 
 def recipe(config: "PrepareConfig") -> "Recipe":
     """The settings that decide the bytes of the corpus."""
-    from ...data.prepare import Recipe
+    from ...data.prepare.prepare import Recipe
 
     return Recipe(
         tokenizer_kind=config.tokenizer.kind.value,

@@ -19,7 +19,7 @@ SIGNAL = signal.SIGUSR2
 _HEADER = re.compile(r"(Current thread|Thread) 0x[0-9a-f]+.*\(most recent call first\):")
 _FRAME = re.compile(r'  File "(.*)", line (\d+) in (.*)')
 FIRST_FUNCTION = "become_rank"  # of a rank's process
-_MAKES_BATCHES = "_make"  # of data/loader.py, in its threads
+_MAKES_BATCHES = "_make"  # of data/samples/loader.py, in its threads
 
 
 class StackFile:

@@ -7,9 +7,9 @@ import pytest
 from hexareme.conf.compose import compose
 from hexareme.core.combine import DEEPSPEED_FOLLOWS, problems
 from hexareme.core.corpora import corpus_problems, validation_source
-from hexareme.data.description import CorpusDescription, TokenizerDescription, write_description
 from hexareme.data.errors import DataError
-from hexareme.data.writer import TokenFileWriter
+from hexareme.data.tokens.description import CorpusDescription, TokenizerDescription, write_description
+from hexareme.data.tokens.writer import TokenFileWriter
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -16,8 +16,8 @@ from hexareme.core.loss import LossModel
 from hexareme.core.model.attend import Attend
 from hexareme.core.model.build import build_model
 from hexareme.core.model.input import ModelInput
-from hexareme.data.dataset import ValidationSet
-from hexareme.data.token_file import TokenFile
+from hexareme.data.samples.dataset import ValidationSet
+from hexareme.data.tokens.token_file import TokenFile
 from hexareme.parallel.context import LayerGroups, ParallelContext
 from hexareme.parallel.partition import ShardSpec
 from hexareme.parallel.partition_module import placed_parameters

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hexareme.data.bigram import CHUNK, BigramModel, kneser_ney_perplexity
 from hexareme.data.errors import DataError
-from hexareme.data.token_file import TokenFile
+from hexareme.data.tokens.token_file import TokenFile
 
 from .token_files import write_tokens
 

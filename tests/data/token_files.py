@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from hexareme.data.description import CorpusDescription, PartDescription, TokenizerDescription, write_description
-from hexareme.data.writer import TokenFileWriter
+from hexareme.data.tokens.description import CorpusDescription, PartDescription, TokenizerDescription, write_description
+from hexareme.data.tokens.writer import TokenFileWriter
 
 
 def write_tokens(prefix: Path, documents: Sequence[Sequence[int]], dtype: type[np.integer] = np.uint16) -> PartDescription:

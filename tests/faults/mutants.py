@@ -12,7 +12,7 @@ from hexareme.core import corpora
 from hexareme.core.checkpoint import committer, saving
 from hexareme.core.checkpoint.folder import folder_name, step_folders, whole_folders
 from hexareme.core.engine.engine import Engine
-from hexareme.data.dataset import _Windows
+from hexareme.data.samples.dataset import _Windows
 from hexareme.launcher.folder.fence import Fence
 from hexareme.launcher.folder.lock_record import FILE_NAME, read_holder, write_record
 

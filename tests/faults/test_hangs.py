@@ -16,7 +16,7 @@ from hexareme.core.engine.engine import Engine
 from hexareme.core.pulse import Pulse
 from hexareme.core.tracking.tracker import Tracker
 from hexareme.core.trainer import Trainer
-from hexareme.data.dataset import TrainingSet
+from hexareme.data.samples.dataset import TrainingSet
 from hexareme.launcher.processes import descendants
 from hexareme.launcher.watch.finding import Finding
 from hexareme.launcher.watch.hang import HangWatch

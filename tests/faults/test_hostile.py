@@ -25,10 +25,10 @@ from hexareme.core.checkpoint.slices import Box
 from hexareme.core.errors import CheckpointError, RunError
 from hexareme.core.metrics import MetricsLog, read_metrics
 from hexareme.core.resume import last_step
-from hexareme.data.description import read_description
 from hexareme.data.errors import DataError
-from hexareme.data.token_file import open_corpus
-from hexareme.data.tokenizer import load_tokenizer
+from hexareme.data.tokenizer.tokenizer import load_tokenizer
+from hexareme.data.tokens.description import read_description
+from hexareme.data.tokens.token_file import open_corpus
 from hexareme.launcher import cli
 from hexareme.launcher.folder.lock_record import parse as parse_lock
 from hexareme.launcher.outcome import ExitFile

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hexareme.data.writer import TokenFileWriter
+from hexareme.data.tokens.writer import TokenFileWriter
 from hexareme.launcher.processes import descendants
 
 PROGRAM = Path(__file__).with_name("program.py")

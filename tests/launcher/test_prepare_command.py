@@ -4,7 +4,7 @@ import json
 
 import pytest
 from hexareme.conf.errors import ConfigError
-from hexareme.data.token_file import open_corpus
+from hexareme.data.tokens.token_file import open_corpus
 from hexareme.launcher.commands import prepare as command
 
 

@@ -55,13 +55,11 @@ def newest_step(directory: Path) -> int:
 
 
 def test_threads_that_load_after_a_fork_share_one_pool(tmp_path):
-    """Without a first touch by one thread, torch's pool is replaced by whichever thread comes first, and the others find none."""
     elements = torch.ones(MEGABYTE)
-    elements.sum()  # starts the pool of this process
+    elements.sum()  # starts the pool of this process; in a fork, the first thread replaces it, and others would find none
     assert on_two_ranks(tmp_path, 2) == [{"value": None}] * 2
     checkpoint = alone(tmp_path).newest()
     assert checkpoint is not None
-    files = checkpoint.manifest.files
 
     def read(checkpointer: Checkpointer, rank: int) -> int:
         at_once = threading.Barrier(2)
@@ -70,7 +68,7 @@ def test_threads_that_load_after_a_fork_share_one_pool(tmp_path):
             at_once.wait(timeout=30)
             elements.sum()
 
-        return BlockReaders(checkpoint.folder, files, use).run(blocks_of(files))
+        return BlockReaders(checkpoint.folder, checkpoint.manifest.files, use).run(blocks_of(checkpoint.manifest.files))
 
     for _ in range(20):
         assert [set(outcome) for outcome in ForkedRanks(4, tmp_path, read).wait()] == [{"value"}] * 4

@@ -1,0 +1,89 @@
+"""Which source each sample of a mixture comes from: pure, O(1), and within one sample of the exact share at every moment."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..errors import DataError
+
+QUANTUM = 4096
+
+
+class Mixture:
+    """A repeating period of at most 4096 samples in which the sources are spread as evenly as can be.
+
+    Args:
+        weights: one for each source, any scale; 0 leaves a source out.
+
+    Raises:
+        DataError: a weight is negative or not finite, all are 0, or more than 4096 are positive.
+    """
+
+    def __init__(self, weights: Sequence[float]) -> None:
+        counts = quantise(weights)
+        divisor = math.gcd(*counts)
+        self.counts = [count // divisor for count in counts]
+        self.period = sum(self.counts)
+        self._sources = balanced_period(self.counts)
+        self._ranks = _ranks(self._sources, len(counts))
+
+    def locate(self, sample: int) -> tuple[int, int]:
+        """The source of a sample, and how many samples of that source came before it."""
+        cycle, position = divmod(sample, self.period)
+        source = self._sources[position]
+        return source, cycle * self.counts[source] + self._ranks[position]
+
+
+def quantise(weights: Sequence[float]) -> list[int]:
+    """Weights as whole 4096ths, by largest remainder; a positive weight gets at least one.
+
+    Raises:
+        DataError: as `Mixture`.
+    """
+    total, positive = sum(weights), sum(weight > 0 for weight in weights)
+    if not all(math.isfinite(weight) and weight >= 0 for weight in weights) or not 0 < total < math.inf:
+        message = f"weights {list(weights)} of data.train must be finite, not negative, and not all 0"
+        raise DataError(message, do="give each source a weight, for example its share of the tokens")
+    if positive > QUANTUM:
+        raise DataError(f"data.train has {positive} sources, at most {QUANTUM} can be mixed", do="merge some of them")
+    exact = [weight / total * QUANTUM for weight in weights]
+    counts = [max(math.floor(share), 1) if weight > 0 else 0 for weight, share in zip(weights, exact, strict=True)]
+    while (missing := QUANTUM - sum(counts)) != 0:
+        step = 1 if missing > 0 else -1
+        # growing: who lacks most; shrinking (tiny weights were lifted to 1): who has most too much and can give
+        can_change = [number for number, count in enumerate(counts) if count > (0 if step > 0 else 1)]
+        counts[max(can_change, key=lambda number: step * (exact[number] - counts[number]))] += step
+    return counts
+
+
+def balanced_period(counts: Sequence[int]) -> list[int]:
+    """Spreads counts[i] times i over one period so that in every prefix of length k the count of i is within 1 of k * share_i.
+
+    R. Tijdeman, "The chairman assignment problem", Discrete Mathematics 32 (1980), section 2: of the sources that would otherwise fall
+    behind by 1 - 1/(2m - 2), m sources, take the one that would do so first. In whole numbers, so without rounding.
+    """
+    period = sum(counts)
+    present = np.array([source for source, count in enumerate(counts) if count], dtype=np.int64)
+    if len(present) == 1:
+        return [int(present[0])] * period
+    share = np.array([counts[source] for source in present], dtype=np.int64)  # in 1 / period
+    slack = 2 * len(present) - 2
+    taken = np.zeros_like(share)
+    order = []
+    for position in range(1, period + 1):
+        behind = slack * (share * position - taken * period)  # in 1 / (slack * period)
+        # time until it is behind by 1 - 1/slack; the shift makes whole numbers that order exactly as the quotients (share <= 2**12)
+        deadline = (((slack - 1) * period - behind) << 24) // share
+        chosen = int(np.argmin(np.where(behind >= period, deadline, np.iinfo(np.int64).max)))
+        taken[chosen] += 1
+        order.append(int(present[chosen]))
+    return order
+
+
+def _ranks(sources: Sequence[int], num_sources: int) -> list[int]:
+    seen, ranks = [0] * num_sources, []
+    for source in sources:
+        ranks.append(seen[source])
+        seen[source] += 1
+    return ranks

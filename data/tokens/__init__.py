@@ -1,0 +1,1 @@
+"""Token files: Megatron's `.bin/.idx`, their writer, their checksums and stamps."""

@@ -1,0 +1,198 @@
+"""Writes Megatron's `.bin/.idx` as a stream: memory does not grow with the corpus, and a half-written file never has its final name."""
+
+import fcntl
+import os
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from ..errors import DataError
+from .description import BlockHasher, PartDescription, describe_file, sync_folder
+from .index_file import CHUNK, HEADER, dtype_code, pack_header
+
+LONGEST = 2**31 - 1  # the .idx holds lengths as int32
+
+
+def token_dtype(vocab_size: int) -> np.dtype:
+    """uint16 where every id fits, else int32: the two dtypes that Megatron's own tools write."""
+    return np.dtype(np.uint16 if vocab_size <= 2**16 else np.int32)
+
+
+class _AsideFile:
+    """A file under `<final>.writing`, locked; the name is fixed, so that what a killed run left is overwritten, not kept for ever."""
+
+    def __init__(self, final: Path) -> None:
+        self.final = final
+        self.path = final.with_name(f"{final.name}.writing")
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+        self.stream = os.fdopen(descriptor, "r+b", buffering=2**20)
+        try:
+            self._lock(descriptor)
+            self.stream.truncate(0)
+        except BaseException:
+            self.stream.close()
+            raise
+
+    def sync(self) -> None:
+        self.stream.flush()
+        os.fsync(self.stream.fileno())
+
+    def commit(self) -> None:
+        self.path.replace(self.final)
+        self.stream.close()
+
+    def discard(self) -> None:
+        if not self.stream.closed:
+            self.path.unlink(missing_ok=True)
+            with suppress(OSError):  # on a full disk the last flush fails again; the file is gone already
+                self.stream.close()
+
+    def _lock(self, descriptor: int) -> None:
+        busy = DataError(f"another process is writing {self.final}", do="wait for it, or choose another output", file=self.final)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise busy from error
+        except OSError:
+            return  # a file system without locks: rely on the user not to write twice at once
+        # between our open and our lock the other one may have finished: then our descriptor is its finished file
+        if not self.path.exists() or self.path.stat().st_ino != os.fstat(descriptor).st_ino:
+            raise busy
+
+
+class TokenFileWriter:
+    """One token file in the making; use it as a context manager, so that a failure leaves nothing behind.
+
+    The lengths go straight to their place in the `.idx`; pointers and document indices follow at the end, when their place is known.
+
+    Args:
+        prefix: path without `.bin`; its folder must exist.
+        dtype: of the ids in the `.bin`, see `token_dtype`.
+
+    Raises:
+        ValueError: a dtype that Megatron does not know.
+        DataError: another process is writing the same token file.
+    """
+
+    def __init__(self, prefix: str | os.PathLike[str], dtype: np.dtype | type[np.integer]) -> None:
+        self.prefix = Path(prefix)
+        self.dtype = np.dtype(dtype).newbyteorder("<")
+        dtype_code(self.dtype)
+        self._hasher = BlockHasher()
+        self._documents = 0
+        self._tokens = 0
+        self._largest_id = -1
+        self._bin = _AsideFile(self._final(".bin"))
+        try:
+            self._idx = _AsideFile(self._final(".idx"))
+        except BaseException:
+            self._bin.discard()
+            raise
+        self._idx.stream.write(bytes(HEADER.size))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.abort()  # after finish() there is nothing left to remove
+
+    def add_document(self, ids: np.ndarray) -> None:
+        """Appends one document of one sequence.
+
+        Args:
+            ids: shape (tokens,), any integer dtype.
+
+        Raises:
+            DataError: an id is negative or does not fit the dtype.
+        """
+        self.add_documents(ids, np.array([len(ids)]))
+
+    def add_documents(self, ids: np.ndarray, lengths: np.ndarray) -> None:
+        """Appends many documents at once.
+
+        Args:
+            ids: shape (tokens,), the documents end to end, any integer dtype.
+            lengths: shape (documents,), tokens of each; they add up to `len(ids)`.
+
+        Raises:
+            ValueError: the lengths do not add up.
+            DataError: an id is negative or does not fit the dtype, or a document has 2^31 tokens or more.
+        """
+        lengths = np.asarray(lengths, dtype=np.int64)
+        if int(lengths.sum()) != len(ids) or (len(lengths) and int(lengths.min()) < 0):
+            raise ValueError(f"{len(lengths)} documents with {lengths.sum()} tokens in all, but {len(ids)} ids")
+        if len(lengths) and int(lengths.max()) > LONGEST:
+            raise DataError(f"a document has {lengths.max()} tokens, more than {LONGEST}", do="cut it into several", file=self.prefix)
+        data = self._checked(np.asarray(ids)).tobytes()
+        self._bin.stream.write(data)
+        self._hasher.update(data)
+        self._idx.stream.write(lengths.astype("<i4").tobytes())
+        self._documents += len(lengths)
+        self._tokens += len(ids)
+
+    def finish(self) -> PartDescription:
+        """Completes both files, syncs them and gives them their names; the `.idx` comes last, so a pair with one is whole.
+
+        Returns:
+            The entry for `corpus.json`.
+        """
+        try:
+            self._bin.sync()
+            self._complete_index()
+            self._idx.sync()
+            description = PartDescription(
+                documents=self._documents,
+                tokens=self._tokens,
+                dtype=self.dtype.name,
+                largest_id=self._largest_id,
+                bin=self._hasher.finish(),
+                idx=describe_file(self._idx.path),
+            )
+            self._idx.final.unlink(missing_ok=True)  # an old index must not meet the new .bin
+            self._bin.commit()
+            self._idx.commit()
+            sync_folder(self.prefix.parent)
+        except BaseException:
+            self.abort()
+            raise
+        return description
+
+    def abort(self) -> None:
+        """Removes what was written so far; does nothing after `finish`."""
+        self._bin.discard()
+        self._idx.discard()
+
+    def _final(self, suffix: str) -> Path:
+        return self.prefix.with_name(self.prefix.name + suffix)
+
+    def _checked(self, ids: np.ndarray) -> np.ndarray:
+        if ids.size == 0:
+            return ids.astype(self.dtype)
+        if ids.dtype.kind not in "iu":
+            raise ValueError(f"token ids of dtype {ids.dtype} are not integers")
+        smallest, largest = int(ids.min()), int(ids.max())
+        if smallest < 0 or largest > np.iinfo(self.dtype).max:
+            wrong = smallest if smallest < 0 else largest
+            way = "write with the dtype of the vocabulary"
+            raise DataError(f"token id {wrong} does not fit {self.dtype.name}", do=way, file=self.prefix)
+        self._largest_id = max(self._largest_id, largest)
+        return ids.astype(self.dtype, copy=False)
+
+    def _complete_index(self) -> None:
+        """Reads the lengths back chunk by chunk, appends pointers and document indices, and fills in the counts."""
+        stream, end = self._idx.stream, 0
+        for first in range(0, self._documents, CHUNK):
+            stream.seek(HEADER.size + 4 * first)
+            lengths = np.frombuffer(stream.read(4 * min(CHUNK, self._documents - first)), "<i4")
+            ends = end + np.cumsum(lengths, dtype=np.int64) * self.dtype.itemsize
+            stream.seek(0, os.SEEK_END)
+            stream.write((ends - lengths.astype(np.int64) * self.dtype.itemsize).astype("<i8").tobytes())
+            end = int(ends[-1])
+        stream.seek(0, os.SEEK_END)
+        for first in range(0, self._documents + 1, CHUNK):
+            stream.write(np.arange(first, min(first + CHUNK, self._documents + 1), dtype="<i8").tobytes())
+        stream.seek(0)
+        stream.write(pack_header(self.dtype, sequences=self._documents, document_indices=self._documents + 1))
