@@ -2,8 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from ..errors import DataError
 FILE_NAME = "corpus.json"
 VERSION = 1
 BLOCK_BYTES = 16 * 2**20
+TASKS = ("text", "chat", "classification", "preference")
+ARRAY_BYTES = {"uint8": 1, "int32": 4, "int64": 8}  # dtypes of arrays beside a token file, and the bytes of a number
 PREPARE_AGAIN = "run `hexareme prepare` again, or copy the folder again from its source"
 
 
@@ -26,8 +28,20 @@ class FileDescription:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ArrayDescription:
+    """A raw little-endian array `<part>.<name>.bin` beside a token file: `count` numbers of `dtype` (numpy's name)."""
+
+    dtype: str
+    count: int
+    file: FileDescription
+
+
+@dataclass(frozen=True, kw_only=True)
 class PartDescription:
-    """One token file (`train`, `validation`): `largest_id` is -1 where it holds no token; `dtype` is numpy's name."""
+    """One token file (`train`, `validation`): `largest_id` is -1 where it holds no token; `dtype` is numpy's name.
+
+    `arrays` by name: what a task keeps beside its tokens, see `data/finetune/arrays.py`.
+    """
 
     documents: int
     tokens: int
@@ -35,6 +49,7 @@ class PartDescription:
     largest_id: int
     bin: FileDescription
     idx: FileDescription
+    arrays: dict[str, ArrayDescription] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,22 +62,49 @@ class TokenizerDescription:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TaskDescription:
+    """What a document is: text, or an example of `chat`, `classification` or `preference`.
+
+    `sequence_length`: tokens of a packed row (chat). `labels`: the label set (classification); a class id is a place in it.
+    """
+
+    kind: str = "text"
+    sequence_length: int = 0
+    labels: tuple[str | int | bool, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class CorpusDescription:
     """The whole of corpus.json."""
 
     version: int = VERSION
     tokenizer: TokenizerDescription
     parts: dict[str, PartDescription]
+    task: TaskDescription = TaskDescription()
 
 
 class BlockHasher:
-    """XXH3-128 of each 16 MiB block of a stream, whatever the sizes of its writes."""
+    """XXH3-128 of each 16 MiB block of a stream, whatever the sizes of its writes.
 
-    def __init__(self) -> None:
-        self._blocks: list[str] = []
+    Args:
+        blocks: of whole blocks that were hashed before, by a process that was interrupted.
+    """
+
+    def __init__(self, blocks: Sequence[str] = ()) -> None:
+        self._blocks = list(blocks)
         self._hash = xxhash.xxh3_128()
         self._filled = 0
-        self._size = 0
+        self._size = BLOCK_BYTES * len(self._blocks)
+
+    @property
+    def blocks(self) -> list[str]:
+        """Of the whole blocks so far."""
+        return self._blocks.copy()
+
+    @property
+    def rest(self) -> str:
+        """Of what follows the last whole block."""
+        return self._hash.hexdigest()
 
     def update(self, data: bytes | memoryview) -> None:
         view = memoryview(data).cast("B")
@@ -169,7 +211,20 @@ def _description(raw: Mapping[str, Any]) -> CorpusDescription:
             end_of_document=_count(tokenizer, "end_of_document"),
         ),
         parts={name: _part(part) for name, part in parts.items()},
+        task=_task(raw.get("task", {})),
     )
+
+
+def _task(raw: Mapping[str, Any]) -> TaskDescription:
+    """A corpus of an earlier version says nothing of a task: it is text."""
+    if raw == {}:
+        return TaskDescription()
+    kind, labels = _text(raw, "kind"), raw["labels"]
+    if kind not in TASKS:
+        _wrong("task.kind", kind)
+    if not isinstance(labels, list) or not all(isinstance(label, str | int) for label in labels):
+        _wrong("task.labels", labels)
+    return TaskDescription(kind=kind, sequence_length=_count(raw, "sequence_length"), labels=tuple(labels))
 
 
 def _part(raw: Mapping[str, Any]) -> PartDescription:
@@ -180,7 +235,15 @@ def _part(raw: Mapping[str, Any]) -> PartDescription:
         largest_id=_count(raw, "largest_id", least=-1),
         bin=_file(raw["bin"]),
         idx=_file(raw["idx"]),
+        arrays={name: _array(array) for name, array in dict(raw.get("arrays", {})).items()},
     )
+
+
+def _array(raw: Mapping[str, Any]) -> ArrayDescription:
+    dtype, count, file = _text(raw, "dtype"), _count(raw, "count"), _file(raw["file"])
+    if dtype not in ARRAY_BYTES or file.size != count * ARRAY_BYTES[dtype]:
+        raise ValueError(f"an array of {count} {dtype} in {file.size} bytes")
+    return ArrayDescription(dtype=dtype, count=count, file=file)
 
 
 def _file(raw: Mapping[str, Any]) -> FileDescription:
