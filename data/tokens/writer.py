@@ -2,7 +2,9 @@
 
 import fcntl
 import os
+from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -10,7 +12,7 @@ from typing import Self
 import numpy as np
 
 from ..errors import DataError
-from .description import BlockHasher, PartDescription, describe_file, sync_folder
+from .description import BLOCK_BYTES, BlockHasher, PartDescription, describe_file, sync_folder
 from .index_file import CHUNK, HEADER, dtype_code, pack_header
 
 LONGEST = 2**31 - 1  # the .idx holds lengths as int32
@@ -21,17 +23,40 @@ def token_dtype(vocab_size: int) -> np.dtype:
     return np.dtype(np.uint16 if vocab_size <= 2**16 else np.int32)
 
 
-class _AsideFile:
-    """A file under `<final>.writing`, locked; the name is fixed, so that what a killed run left is overwritten, not kept for ever."""
+@dataclass(frozen=True, kw_only=True)
+class WriterPosition:
+    """How far a `TokenFileWriter` is, all of it safe on the disk; plain values, so that it can be kept as JSON.
 
-    def __init__(self, final: Path) -> None:
+    `blocks`: checksums of the whole 16 MiB blocks of the `.bin`; `rest`: of what follows them.
+    """
+
+    documents: int
+    tokens: int
+    largest_id: int
+    blocks: list[str]
+    rest: str
+
+
+class _AsideFile:
+    """A file under `<final>.writing`, locked; the name is fixed, so that what a killed run left is overwritten, not kept for ever.
+
+    Args:
+        final: its name in the end.
+        size: bytes to keep of what an interrupted run left, under whichever of the two names.
+    """
+
+    def __init__(self, final: Path, size: int) -> None:
         self.final = final
         self.path = final.with_name(f"{final.name}.writing")
+        if size and not self.path.exists() and final.exists():
+            final.rename(self.path)
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
         self.stream = os.fdopen(descriptor, "r+b", buffering=2**20)
         try:
             self._lock(descriptor)
-            self.stream.truncate(0)
+            if os.fstat(descriptor).st_size < size:
+                raise DataError(f"{self.path} is shorter than the {size} bytes that were written", do="write it anew", file=self.path)
+            self.stream.truncate(size)
         except BaseException:
             self.stream.close()
             raise
@@ -44,9 +69,10 @@ class _AsideFile:
         self.path.replace(self.final)
         self.stream.close()
 
-    def discard(self) -> None:
+    def discard(self, *, keep: bool = False) -> None:
         if not self.stream.closed:
-            self.path.unlink(missing_ok=True)
+            if not keep:
+                self.path.unlink(missing_ok=True)
             with suppress(OSError):  # on a full disk the last flush fails again; the file is gone already
                 self.stream.close()
 
@@ -71,27 +97,44 @@ class TokenFileWriter:
     Args:
         prefix: path without `.bin`; its folder must exist.
         dtype: of the ids in the `.bin`, see `token_dtype`.
+        start: where an interrupted writer goes on; all behind it is cut off.
+        keep: a failure leaves the files, for a later `start`.
 
     Raises:
         ValueError: a dtype that Megatron does not know.
-        DataError: another process is writing the same token file.
+        DataError: another process is writing the same token file, or what lies there is not what `start` says.
     """
 
-    def __init__(self, prefix: str | os.PathLike[str], dtype: np.dtype | type[np.integer]) -> None:
+    def __init__(
+        self,
+        prefix: str | os.PathLike[str],
+        dtype: np.dtype | type[np.integer],
+        *,
+        start: WriterPosition | None = None,
+        keep: bool = False,
+    ) -> None:
         self.prefix = Path(prefix)
         self.dtype = np.dtype(dtype).newbyteorder("<")
         dtype_code(self.dtype)
-        self._hasher = BlockHasher()
-        self._documents = 0
-        self._tokens = 0
-        self._largest_id = -1
-        self._bin = _AsideFile(self._final(".bin"))
+        self._keep = keep
+        self._hasher = BlockHasher(start.blocks if start else ())
+        self._documents = start.documents if start else 0
+        self._tokens = start.tokens if start else 0
+        self._largest_id = start.largest_id if start else -1
+        self._bin = _AsideFile(self._final(".bin"), self._tokens * self.dtype.itemsize)
         try:
-            self._idx = _AsideFile(self._final(".idx"))
+            self._idx = _AsideFile(self._final(".idx"), HEADER.size + 4 * self._documents if start else 0)
         except BaseException:
-            self._bin.discard()
+            self._bin.discard(keep=keep)
             raise
-        self._idx.stream.write(bytes(HEADER.size))
+        if not start:
+            self._idx.stream.write(bytes(HEADER.size))
+            return
+        try:
+            self._go_on(start)
+        except BaseException:
+            self.abort()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -133,6 +176,22 @@ class TokenFileWriter:
         self._documents += len(lengths)
         self._tokens += len(ids)
 
+    def position(self) -> WriterPosition:
+        """Makes everything so far safe on the disk.
+
+        Returns:
+            A `start` for a later writer.
+        """
+        self._bin.sync()
+        self._idx.sync()
+        return WriterPosition(
+            documents=self._documents,
+            tokens=self._tokens,
+            largest_id=self._largest_id,
+            blocks=self._hasher.blocks,
+            rest=self._hasher.rest,
+        )
+
     def finish(self) -> PartDescription:
         """Completes both files, syncs them and gives them their names; the `.idx` comes last, so a pair with one is whole.
 
@@ -161,9 +220,28 @@ class TokenFileWriter:
         return description
 
     def abort(self) -> None:
-        """Removes what was written so far; does nothing after `finish`."""
-        self._bin.discard()
-        self._idx.discard()
+        """Closes the files and, unless told to keep it, removes what was written so far; does nothing after `finish`."""
+        self._bin.discard(keep=self._keep)
+        self._idx.discard(keep=self._keep)
+
+    def _go_on(self, start: WriterPosition) -> None:
+        """Reads back what decides the rest: the last, open block, and all lengths."""
+        stream, whole = self._bin.stream, BLOCK_BYTES * len(start.blocks)
+        stream.seek(whole)
+        while data := stream.read(2**20):
+            self._hasher.update(data)
+        tokens = 0
+        for _, lengths in self._lengths():
+            tokens += int(lengths.sum(dtype=np.int64))
+        if self._hasher.blocks != list(start.blocks) or self._hasher.rest != start.rest or tokens != start.tokens:
+            raise DataError(f"{self._bin.path} is not what was written", do="write it anew", file=self._bin.path)
+        self._idx.stream.seek(0, os.SEEK_END)
+
+    def _lengths(self) -> Iterator[tuple[int, np.ndarray]]:
+        """(number of the first document, lengths int32) of a chunk, read back."""
+        for first in range(0, self._documents, CHUNK):
+            self._idx.stream.seek(HEADER.size + 4 * first)
+            yield first, np.frombuffer(self._idx.stream.read(4 * min(CHUNK, self._documents - first)), "<i4")
 
     def _final(self, suffix: str) -> Path:
         return self.prefix.with_name(self.prefix.name + suffix)
@@ -184,9 +262,7 @@ class TokenFileWriter:
     def _complete_index(self) -> None:
         """Reads the lengths back chunk by chunk, appends pointers and document indices, and fills in the counts."""
         stream, end = self._idx.stream, 0
-        for first in range(0, self._documents, CHUNK):
-            stream.seek(HEADER.size + 4 * first)
-            lengths = np.frombuffer(stream.read(4 * min(CHUNK, self._documents - first)), "<i4")
+        for _, lengths in self._lengths():
             ends = end + np.cumsum(lengths, dtype=np.int64) * self.dtype.itemsize
             stream.seek(0, os.SEEK_END)
             stream.write((ends - lengths.astype(np.int64) * self.dtype.itemsize).astype("<i8").tobytes())
