@@ -25,14 +25,28 @@ class Mixture:
         divisor = math.gcd(*counts)
         self.counts = [count // divisor for count in counts]
         self.period = sum(self.counts)
-        self._sources = balanced_period(self.counts)
-        self._ranks = _ranks(self._sources, len(counts))
+        order = balanced_period(self.counts)
+        self._sources = np.array(order, dtype=np.int64)
+        self._ranks = np.array(_ranks(order, len(counts)), dtype=np.int64)
+        self._shares = np.array(self.counts, dtype=np.int64)
 
-    def locate(self, sample: int) -> tuple[int, int]:
-        """The source of a sample, and how many samples of that source came before it."""
-        cycle, position = divmod(sample, self.period)
-        source = self._sources[position]
-        return source, cycle * self.counts[source] + self._ranks[position]
+    def locate(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The source of each sample, and how many samples of that source came before it.
+
+        Args:
+            samples: int64, any shape, from 0.
+
+        Returns:
+            Sources and counts, int64 of the same shape.
+        """
+        cycles, positions = np.divmod(samples, self.period)
+        sources = self._sources[positions]
+        return sources, cycles * self._shares[sources] + self._ranks[positions]
+
+    def taken(self, count: int) -> np.ndarray:
+        """How many of the first `count` samples each source gives, int64."""
+        cycles, rest = divmod(count, self.period)
+        return cycles * self._shares + np.bincount(self._sources[:rest], minlength=len(self._shares))
 
 
 def quantise(weights: Sequence[float]) -> list[int]:

@@ -8,8 +8,9 @@ from typing import Protocol
 import numpy as np
 
 from ..errors import DataError
-from ..order.mixture import Mixture
 from ..order.permutation import window_start
+from ..order.pieces import cut_into_pieces
+from ..order.stages import Stage, Stages
 from ..tokens.token_file import TokenFile
 from .batch import Sample
 
@@ -29,20 +30,23 @@ class TrainingSet:
         seed: of the order.
         document_mask: number the documents inside a window and let positions restart with them.
         vocab_size: check every id against it; 0: no check.
+        stages: mixtures that follow one another, and the pieces that windows are cut into (only under a document mask); empty: the sources'
+            own weights throughout, and whole windows.
 
     Raises:
         DataError: a token file has no window of sequence_length + 1 tokens, or the weights are impossible.
     """
 
     def __init__(
-        self, sources: Sequence[tuple[TokenFile, float]], *, sequence_length: int, seed: int, document_mask: bool, vocab_size: int = 0
+        self, sources: Sequence[tuple[TokenFile, float]], *, sequence_length: int, seed: int, document_mask: bool, vocab_size: int = 0,
+        stages: Sequence[Stage] = (),
     ) -> None:
         self.files = [file for file, _ in sources]
-        self.mixture = Mixture([weight for _, weight in sources])
+        self.order = Stages(stages or [Stage(0, tuple(weight for _, weight in sources), sequence_length)])
         self._seed = seed
         self._windows = _Windows(sequence_length=sequence_length, document_mask=document_mask, vocab_size=vocab_size)
-        for file, weight in sources:
-            if weight > 0 and file.num_tokens <= sequence_length:
+        for number, file in enumerate(self.files):
+            if any(stage.weights[number] > 0 for stage in self.order.stages) and file.num_tokens <= sequence_length:
                 raise _too_short(file.prefix, file.num_tokens, sequence_length + 1)
 
     def sample(self, index: int) -> Sample:
@@ -51,10 +55,15 @@ class TrainingSet:
         Raises:
             DataError: an id does not fit the vocabulary, or a file was truncated.
         """
-        source, number = self.mixture.locate(index)
+        source, number = map(int, self.order.locate(np.array(index)))
         file, length = self.files[source], self._windows.sequence_length
         start = window_start(number, seed=self._seed, num_tokens=file.num_tokens, sequence_length=length, stream=source)
-        return self._windows.sample(file, start, index=index, source=source)
+        found = self._windows.sample(file, start, index=index, source=source)
+        piece = int(self.order.piece_lengths(np.array(index)))
+        if piece < length:
+            documents_BS, positions_BS = cut_into_pieces(found.positions_S[None], np.array([piece]))
+            found.documents_S, found.positions_S = documents_BS[0], positions_BS[0]
+        return found
 
 
 class ValidationSet:

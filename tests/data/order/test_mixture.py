@@ -3,6 +3,7 @@
 from fractions import Fraction
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hexareme.data.errors import DataError
 from hexareme.data.order.mixture import QUANTUM, Mixture, balanced_period, quantise
@@ -41,8 +42,8 @@ def test_every_prefix_is_within_one(counts):
 def test_full_periods_stay_within_one(weights):
     mixture = Mixture(weights)
     taken = [0] * len(weights)
-    for sample in range(mixture.period):
-        taken[mixture.locate(sample)[0]] += 1
+    for sample, source in enumerate(mixture.locate(np.arange(mixture.period))[0].tolist()):
+        taken[source] += 1
         assert all(abs(have * mixture.period - c * (sample + 1)) < mixture.period for have, c in zip(taken, mixture.counts, strict=True))
 
 
@@ -57,25 +58,25 @@ def test_many_sources():
 @given(WEIGHTS, st.integers(0, 10**12))
 def test_locate_counts_the_samples_of_each_source(weights, start):
     mixture = Mixture(weights)
-    located = [mixture.locate(sample) for sample in range(start, start + 300)]
-    for source in {source for source, _ in located}:
-        indices = [index for found, index in located if found == source]
-        assert all(after == before + 1 for before, after in pairwise(indices))
-    assert mixture.locate(0)[1] == 0
+    sources, indices = mixture.locate(np.arange(start, start + 300))
+    for source in set(sources.tolist()):
+        assert all(after == before + 1 for before, after in pairwise(indices[sources == source].tolist()))
+        assert indices[sources == source][0] == mixture.taken(start)[source]  # before the first of them
+    assert mixture.locate(np.array(0))[1] == 0
+    assert mixture.taken(start).sum() == start
 
 
 def test_locate_from_the_first_sample():
     mixture, seen = Mixture([0.7, 0.0, 0.3]), [0, 0, 0]
-    for sample in range(2 * QUANTUM):
-        source, index = mixture.locate(sample)
+    for source, index in zip(*(found.tolist() for found in mixture.locate(np.arange(2 * QUANTUM))), strict=True):
         assert index == seen[source]
         seen[source] += 1
     assert seen[1] == 0
 
 
 def test_one_source_is_itself():
-    mixture = Mixture([5.0])
-    assert [mixture.locate(sample) for sample in (0, 1, 10**9)] == [(0, 0), (0, 1), (0, 10**9)]
+    sources, numbers = Mixture([5.0]).locate(np.array([0, 1, 10**9, 2**62]))
+    assert sources.tolist() == [0] * 4 and numbers.tolist() == [0, 1, 10**9, 2**62]
 
 
 @pytest.mark.parametrize("weights", [[], [0.0], [1.0, -1.0], [float("nan")], [float("inf")], [1e308, 1e308, 1e308]])
