@@ -7,6 +7,8 @@ target twice, and all but num_tokens % sequence_length of them, another few each
 
 from math import isqrt
 
+import numpy as np
+
 MASK = 2**64 - 1
 GOLDEN = 0x9E3779B97F4A7C15  # 2**64 / golden ratio: SplitMix64's increment
 ROUNDS = 8
@@ -30,6 +32,29 @@ def window_start(sample: int, *, seed: int, num_tokens: int, sequence_length: in
     return (offset + permute(index, windows, key) * sequence_length) % num_tokens
 
 
+def window_starts(samples: np.ndarray, *, seed: int, num_tokens: int, sequence_length: int, stream: int = 0) -> np.ndarray:
+    """`window_start` of many samples at once, bit for bit.
+
+    Args:
+        samples: integers (B,), global numbers of samples, 0 .. 2^63 - 1.
+        seed, num_tokens, sequence_length, stream: as `window_start`; num_tokens is at most 2^63.
+
+    Returns:
+        int64 (B,).
+    """
+    assert 2**63 >= num_tokens > sequence_length > 0, (num_tokens, sequence_length)
+    windows = num_tokens // sequence_length
+    epochs_B, indices_B = np.divmod(np.asarray(samples).astype(np.uint64), np.uint64(windows))
+    epochs_E, places_B = np.unique(epochs_B, return_inverse=True)  # one or two, but for a tiny corpus
+    base = mix(mix(seed) + stream)
+    keys = [mix(base + epoch) for epoch in epochs_E.tolist()]
+    offsets_E = np.array([(mix(mix(key)) * num_tokens) >> 64 for key in keys], dtype=np.uint64)  # the product has 128 bits
+    windows_B = permute_many(indices_B, windows, np.array(keys, dtype=np.uint64)[places_B])
+    # both terms are below num_tokens, so that the sum stays below 2**64
+    starts_B = (offsets_E[places_B] + windows_B * np.uint64(sequence_length)) % np.uint64(num_tokens)
+    return starts_B.astype(np.int64)
+
+
 def permute(index: int, size: int, key: int) -> int:
     """Where a keyed permutation of 0 .. size - 1 sends `index`, in constant time and memory.
 
@@ -48,6 +73,45 @@ def permute(index: int, size: int, key: int) -> int:
         index = row * columns + column
         if index < size:
             return index
+
+
+def permute_many(indices: np.ndarray, size: int, keys: np.ndarray) -> np.ndarray:
+    """`permute` of many indices, each with its own key, bit for bit.
+
+    Args:
+        indices: uint64 (B,), below size.
+        size: 1 .. 2^63.
+        keys: uint64 (B,).
+
+    Returns:
+        uint64 (B,).
+    """
+    assert 1 <= size <= 2**63, size
+    side = ceil_sqrt(size)
+    rows, columns = np.uint64(side), np.uint64(-(-size // side))
+    golden, step = np.uint64(GOLDEN), np.uint64(2 * GOLDEN & MASK)
+    images, walking = indices.astype(np.uint64), slice(None)
+    while True:
+        row, column = np.divmod(images[walking], columns)
+        round_key = keys[walking].copy()
+        for _ in range(ROUNDS // 2):
+            # the hash is reduced first: row + hash would pass 2**64, where the scalar's does not wrap
+            row = (row + mix_many(round_key + column) % rows) % rows
+            column = (column + mix_many(round_key + golden + row) % columns) % columns
+            round_key += step
+        images[walking] = row * columns + column  # below size + sqrt(size), so below 2**64
+        outside = np.flatnonzero(images >= np.uint64(size))
+        if not len(outside):
+            return images
+        walking = outside
+
+
+def mix_many(values: np.ndarray) -> np.ndarray:
+    """`mix` of each of uint64 (B,); arithmetic of arrays wraps at 2^64 by itself."""
+    values = values + np.uint64(GOLDEN)
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
 
 
 def mix(value: int) -> int:

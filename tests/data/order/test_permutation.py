@@ -4,7 +4,18 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hexareme.data.order.permutation import ceil_sqrt, mix, permute, window_start
+from hexareme.data.order.permutation import (
+    GOLDEN,
+    MASK,
+    ROUNDS,
+    ceil_sqrt,
+    mix,
+    mix_many,
+    permute,
+    permute_many,
+    window_start,
+    window_starts,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -99,3 +110,62 @@ def test_the_order_never_changes_between_versions():
 @given(st.integers(1, 2**52))
 def test_ceil_sqrt(value):
     assert (ceil_sqrt(value) - 1) ** 2 < value <= ceil_sqrt(value) ** 2
+
+
+def bulk(indices, size, key):
+    return permute_many(np.array(indices, dtype=np.uint64), size, np.full(len(indices), key, dtype=np.uint64)).tolist()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.one_of(st.integers(1, 600), st.integers(1, 2**63), st.integers(0, 40).map(lambda k: 2**63 - k)), KEYS, st.data())
+def test_bulk_is_the_scalar_bit_for_bit(size, key, data):
+    ends = st.sampled_from([0, size - 1])
+    indices = data.draw(st.lists(st.one_of(ends, st.integers(0, size - 1)), min_size=1, max_size=20))
+    assert bulk(indices, size, key) == [permute(index, size, key) for index in indices]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(0, MASK), min_size=1, max_size=20))
+def test_bulk_mix_is_the_scalar(values):
+    assert mix_many(np.array(values, dtype=np.uint64)).tolist() == [mix(value) for value in values]
+
+
+def test_every_small_size_is_a_bijection():
+    for size in range(1, 700):
+        assert sorted(bulk(range(size), size, mix(size))) == list(range(size))
+
+
+def inverse(image, size, key):
+    """The network run backwards, step by step: what a bijection must have, at any size."""
+    rows = ceil_sqrt(size)
+    columns = -(-size // rows)
+    while True:
+        row, column = divmod(image, columns)
+        for number in reversed(range(ROUNDS // 2)):
+            round_key = key + 2 * GOLDEN * number
+            column = (column - mix(round_key + GOLDEN + row)) % columns
+            row = (row - mix(round_key + column)) % rows
+        image = row * columns + column
+        if image < size:
+            return image
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.one_of(st.integers(1, 2**63), st.integers(0, 40).map(lambda k: 2**63 - k)), KEYS, st.data())
+def test_a_bijection_of_any_size_has_its_inverse(size, key, data):
+    indices = data.draw(st.lists(st.integers(0, size - 1), min_size=1, max_size=20))
+    images = bulk(indices, size, key)
+    assert all(0 <= image < size for image in images)
+    assert [inverse(image, size, key) for image in images] == indices
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.one_of(st.integers(1, 5000), st.integers(1, 2**63)), st.integers(1, 9000), SEEDS, st.integers(0, 5), st.data())
+def test_bulk_window_starts(num_tokens, sequence_length, seed, stream, data):
+    if num_tokens <= sequence_length:
+        num_tokens += sequence_length
+    if num_tokens > 2**63:
+        return
+    samples = data.draw(st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=20))
+    named = {"seed": seed, "num_tokens": num_tokens, "sequence_length": sequence_length, "stream": stream}
+    assert window_starts(np.array(samples), **named).tolist() == [window_start(sample, **named) for sample in samples]
