@@ -7,6 +7,7 @@ import signal
 import time
 from collections import Counter
 from functools import partial
+from pathlib import Path
 
 import pytest
 from hexareme.launcher.local import start_local
@@ -20,6 +21,14 @@ STEPS, INTERVAL, KILLS = 600, 5, 100
 MOST_STEPS = 8  # until the next kill: the run must not end before the last
 OVERRIDES = (f"train.steps={STEPS}", f"checkpoint.interval={INTERVAL}", "checkpoint.keep=2", "evaluation.interval=0")
 EXECUTED = re.compile(r"^step +(\d+)/", re.MULTILINE)
+WORKER = "hexareme.core.checkpoint.worker"
+
+
+def command_line(process: int) -> str:
+    try:
+        return Path(f"/proc/{process}/cmdline").read_text()
+    except OSError:
+        return ""  # it has just ended
 
 
 class Chain:
@@ -53,12 +62,13 @@ class Chain:
                 assert start.code != 0, "it came to its end too soon"
                 return
             self.while_training += self._run.last_step() != before
-            self._kill(start, "part" if supervised else self._random.choice(("all", "front end", "part")))
-        if supervised:
+            fatal = self._kill(start, "part" if supervised else self._random.choice(("all", "front end", "part")))
+        if supervised or not fatal:
             self._kill(start, "front end")
         assert start.finish() != 0
 
-    def _kill(self, start: Start, what: str) -> None:
+    def _kill(self, start: Start, what: str) -> bool:
+        """Returns whether the run cannot outlive it: an idle worker of asynchronous saves is replaced, and training goes on."""
         below = descendants(start.front_end)
         if what == "all":
             victims = [start.front_end, *below]
@@ -66,9 +76,11 @@ class Chain:
             victims = [self._random.choice(below)]
         else:
             what, victims = "front end", [start.front_end]
+        fatal = not all(WORKER in command_line(victim) for victim in victims)
         for victim in victims:
             send(victim, signal.SIGKILL)
         self.killed[what] += 1
+        return fatal
 
     def _wait(self, start: Start, *, most: int) -> None:
         """Until the moment of the kill; where it comes because step `most` was reached, a while later, longer than a step and a save."""
