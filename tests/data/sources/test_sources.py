@@ -4,6 +4,8 @@ import gzip
 import json
 import sys
 import sysconfig
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,19 +13,32 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 from hexareme.data.errors import DataError
-from hexareme.data.prepare.encode import Result, documents
-from hexareme.data.prepare.sources import CHUNK, PYTHON_STDLIB, find_sources, read_chunks
+from hexareme.data.sources.chunk import CHUNK, Chunk
+from hexareme.data.sources.document import Document, Rejected, Skipped
+from hexareme.data.sources.find import PYTHON_STDLIB, find_sources
+from hexareme.data.sources.read import read_chunks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 TEXTS = ["one", "two\nlines\r\n", "\u2581 é 😀", "\0", " ", "x" * 5000, "the last, without newline"]
 
 
-def read(*inputs: Path | str, text_key: str = "text") -> tuple[list[str], Result]:
-    """All documents, and what was counted."""
-    result = Result()
-    chunks = read_chunks(find_sources([str(entry) for entry in inputs]), text_key=text_key)
-    return [document.text for chunk in chunks for document in documents(chunk, text_key, result)], result
+@dataclass
+class Read:
+    """Everything that was in the inputs."""
+
+    chunks: list[Chunk]
+
+    def __post_init__(self):
+        outcomes = [outcome for chunk in self.chunks for outcome in chunk.documents()]
+        self.texts = [outcome.text for outcome in outcomes if isinstance(outcome, Document)]
+        self.rejects = [outcome for outcome in outcomes if isinstance(outcome, Rejected)]
+        self.skipped = Counter(outcome.cause for outcome in outcomes if isinstance(outcome, Skipped))
+        self.records = len(outcomes)
+
+
+def read(*inputs: Path | str, text_key: str = "text") -> Read:
+    return Read(list(read_chunks(find_sources([str(entry) for entry in inputs]).sources, text_key=text_key)))
 
 
 def json_lines(texts: list[str]) -> bytes:
@@ -44,10 +59,10 @@ def test_every_format_holds_the_same_documents(tmp_path):
     }
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
-        assert read(tmp_path / name)[0] == TEXTS, name
+        assert read(tmp_path / name).texts == TEXTS, name
     for row_group in (2, 100):
         pq.write_table(pa.table({"other": range(len(TEXTS)), "text": TEXTS}), tmp_path / "a.parquet", row_group_size=row_group)
-        assert read(tmp_path / "a.parquet")[0] == TEXTS
+        assert read(tmp_path / "a.parquet").texts == TEXTS
     folder = tmp_path / "files"
     folder.mkdir()
     for i, text in enumerate(TEXTS):
@@ -56,8 +71,8 @@ def test_every_format_holds_the_same_documents(tmp_path):
     (folder / "1.txt").rename(folder / "1.md")
     (folder / "3.txt.gz").write_bytes(gzip.compress((folder / "3.txt").read_bytes()))
     (folder / "3.txt").unlink()
-    assert read(folder)[0] == TEXTS
-    assert read(f"{folder}/*")[0] == TEXTS
+    assert read(folder).texts == TEXTS
+    assert read(f"{folder}/*").texts == TEXTS
 
 
 @settings(max_examples=60, deadline=None)
@@ -65,7 +80,7 @@ def test_every_format_holds_the_same_documents(tmp_path):
 def test_json_lines_hold_any_text(tmp_path_factory, texts):
     file = tmp_path_factory.mktemp("any") / "a.jsonl"
     file.write_bytes("\n".join(json.dumps({"text": text}, ensure_ascii=False) for text in texts).encode() + b"\n")
-    assert read(file)[0] == texts
+    assert read(file).texts == texts
 
 
 def test_chunks_are_a_mebibyte_and_count_the_bytes_of_the_file(tmp_path):
@@ -74,13 +89,13 @@ def test_chunks_are_a_mebibyte_and_count_the_bytes_of_the_file(tmp_path):
     (tmp_path / "b.jsonl.zst").write_bytes(zstandard.compress(json_lines(texts)))
     pq.write_table(pa.table({"text": texts}), tmp_path / "c.parquet")
     (tmp_path / "d.txt").write_text("small")
-    sources = find_sources([str(tmp_path)])
+    sources = find_sources([str(tmp_path)]).sources
     chunks = list(read_chunks(sources, text_key="text"))
     assert sum(chunk.read for chunk in chunks) == pytest.approx(sum(source.size for source in sources), rel=0.01)
     for chunk in chunks[:-1]:
-        size = sum(len(record or b"") + 1 for block in chunk.blocks for _, record in block.records())
+        size = sum(len(outcome.text) + 30 for outcome in chunk.documents())
         assert 0.9 * CHUNK < size < 2.1 * CHUNK or size > 3 * CHUNK
-    assert read(tmp_path)[0] == [*texts * 3, "small"]
+    assert read(tmp_path).texts == [*texts * 3, "small"]
 
 
 def test_bad_records_are_counted_by_cause_with_their_line(tmp_path):
@@ -100,22 +115,22 @@ def test_bad_records_are_counted_by_cause_with_their_line(tmp_path):
     ]
     file = tmp_path / "a.jsonl"
     file.write_bytes(b"\n".join(lines) + b"\n")
-    texts, result = read(file)
-    assert texts == ["good", "also good"]
+    result = read(file)
+    assert result.texts == ["good", "also good"]
     causes = ["broken_json", "invalid_utf8", "not_an_object", "missing_key", "wrong_type", "wrong_type", "lone_surrogate", "broken_json"]
     assert [(reject.line, reject.cause) for reject in result.rejects] == list(zip(range(2, 10), causes, strict=True))
     assert {reject.file for reject in result.rejects} == {str(file)}
-    assert (result.tally.records, result.tally.documents, result.tally.empty, result.tally.rejected) == (12, 2, 2, 8)
+    assert (result.records, result.skipped) == (12, {"empty": 2})
 
 
 def test_bad_rows_and_files(tmp_path):
     pq.write_table(pa.table({"text": pa.array(["a", None, ""])}), tmp_path / "a.parquet")
     (tmp_path / "b.txt").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "c.txt").write_bytes(b"")
-    texts, result = read(tmp_path)
-    assert texts == ["a"]
+    result = read(tmp_path)
+    assert result.texts == ["a"]
     assert [(Path(r.file).name, r.line, r.cause) for r in result.rejects] == [("a.parquet", 2, "missing_key"), ("b.txt", 1, "invalid_utf8")]
-    assert result.tally.empty == 2
+    assert result.skipped == {"empty": 2}
 
 
 @pytest.mark.parametrize("suffix", ["jsonl.gz", "jsonl.zst"])
@@ -134,7 +149,7 @@ def test_a_truncated_file_is_an_error(tmp_path, suffix):
 
 def test_parquet_without_the_column(tmp_path):
     pq.write_table(pa.table({"content": ["a"], "number": [1]}), tmp_path / "a.parquet")
-    assert read(tmp_path, text_key="content")[0] == ["a"]
+    assert read(tmp_path, text_key="content").texts == ["a"]
     with pytest.raises(DataError, match="no column text; its columns are content, number"):
         read(tmp_path)
     with pytest.raises(DataError, match="column number is int64, not text"):
@@ -155,23 +170,23 @@ def test_files_are_sorted_each_once_and_hidden_ones_left_out(tmp_path):
     for name in ("b.txt", "a.txt", "sub/c.txt", ".git/d.txt", "sub/.e.txt", "odd[1].txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)
-    names = [str(Path(source.path).relative_to(tmp_path)) for source in find_sources([str(tmp_path), f"{tmp_path}/sub/../a.txt"])]
+    names = [str(Path(source.path).relative_to(tmp_path)) for source in find_sources([str(tmp_path), f"{tmp_path}/sub/../a.txt"]).sources]
     assert names == ["a.txt", "b.txt", "odd[1].txt", "sub/c.txt"]
-    assert read(tmp_path / "b.txt", tmp_path)[0][:2] == ["b.txt", "a.txt"]
-    assert read(tmp_path / "**" / "*.txt")[0] == names
-    assert read(tmp_path / "odd[1].txt")[0] == ["odd[1].txt"]
-    assert len(find_sources([str(tmp_path)], left_out=tmp_path / "sub")) == 3
+    assert read(tmp_path / "b.txt", tmp_path).texts[:2] == ["b.txt", "a.txt"]
+    assert read(tmp_path / "**" / "*.txt").texts == names
+    assert read(tmp_path / "odd[1].txt").texts == ["odd[1].txt"]
+    assert len(find_sources([str(tmp_path)], left_out=tmp_path / "sub").sources) == 3
 
 
 def test_a_folder_leaves_binaries_out_and_a_name_does_not(tmp_path):
     for name in ("a.md", "plot.PNG", "weights.safetensors", "notes"):
         (tmp_path / name).write_text(name)
-    assert read(tmp_path)[0] == ["a.md", "notes"]
-    assert read(tmp_path / "plot.PNG")[0] == ["plot.PNG"]
+    assert read(tmp_path).texts == ["a.md", "notes"]
+    assert read(tmp_path / "plot.PNG").texts == ["plot.PNG"]
 
 
 def test_the_standard_library_is_there():
-    files = [source.path for source in find_sources([PYTHON_STDLIB])]
+    files = [source.path for source in find_sources([PYTHON_STDLIB]).sources]
     assert len(files) > 100
     assert files == sorted(files)
     root = Path(sysconfig.get_path("stdlib"))

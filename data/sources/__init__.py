@@ -1,0 +1,1 @@
+"""Whatever people have their text in, as documents: finding, reading, decompressing, parsing."""

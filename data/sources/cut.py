@@ -1,0 +1,143 @@
+"""A stream of bytes, cut between records: as early as a size allows, so that the cuts do not depend on how the bytes arrived."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from .chunk import CHUNK
+
+# A longer record is a file of another kind (a JSON array on one line, a disk image); holding it could take all memory.
+MOST_RECORD = 1 << 28
+_OVERLAP = 64  # bytes kept of a record that is being dropped: longer than any marker
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Whole records, end to end; `dropped`: a single one, too long to keep, of which only bytes and line feeds were counted."""
+
+    data: bytes
+    size: int
+    line_feeds: int
+    dropped: bool = False
+
+    @classmethod
+    def of(cls, data: bytes) -> "Piece":
+        """Records that are kept."""
+        return cls(data, len(data), data.count(b"\n"))
+
+    def plus(self, data: bytes) -> "Piece":
+        """A dropped record that goes on."""
+        return Piece(b"", self.size + len(data), self.line_feeds + data.count(b"\n"), dropped=True)
+
+
+class Cutter(Protocol):
+    """Finds where records end, in a buffer that grows at its end and is shortened at its start."""
+
+    def end(self, buffer: bytearray, start: int) -> int:
+        """The first border between records at or behind `start`, or -1 if it has not arrived yet; `start` never goes back."""
+        ...
+
+    def forget(self, count: int) -> None:
+        """The first `count` bytes of the buffer are gone."""
+        ...
+
+
+class Behind:
+    """Records end with a marker, such as a line feed."""
+
+    def __init__(self, marker: bytes = b"\n") -> None:
+        self._marker = marker
+        self._searched = 0
+
+    def end(self, buffer: bytearray, start: int) -> int:
+        """See `Cutter`."""
+        length = len(self._marker)
+        found = buffer.find(self._marker, max(start - length, self._searched, 0))
+        self._searched = found + length if found >= 0 else max(0, len(buffer) - length + 1)
+        return found + length if found >= 0 else -1
+
+    def forget(self, count: int) -> None:
+        """See `Cutter`."""
+        self._searched = max(0, self._searched - count)
+
+
+class OutsideQuotes:
+    """Rows of separated values end with a line feed behind an even number of quotation marks."""
+
+    def __init__(self) -> None:
+        self._counted = self._quotes = 0
+
+    def end(self, buffer: bytearray, start: int) -> int:
+        """See `Cutter`."""
+        search = max(start - 1, self._counted)
+        while (found := buffer.find(b"\n", search)) >= 0:
+            self._count(buffer, found)
+            search = found + 1
+            if self._quotes % 2 == 0:
+                return search
+        self._count(buffer, len(buffer))
+        return -1
+
+    def _count(self, buffer: bytearray, until: int) -> None:
+        self._quotes += buffer.count(b'"', self._counted, until)
+        self._counted = until
+
+    def forget(self, count: int) -> None:
+        """See `Cutter`."""
+        self._counted = max(0, self._counted - count)
+
+
+def pieces(stream: Iterable[bytes], make: Callable[[], Cutter], *, least: int = CHUNK, most: int = MOST_RECORD) -> Iterator[Piece]:
+    """Cuts a stream into pieces of whole records.
+
+    Args:
+        stream: the bytes from the beginning of a record on.
+        make: gives what says where records end.
+        least: bytes of a piece; it ends with the record that reaches them.
+        most: bytes of a record that is kept.
+    """
+    buffer, cutter = bytearray(), make()
+    lost: Piece | None = None  # the record that is being dropped
+    for data in stream:
+        buffer += data
+        while (lost or len(buffer) >= least) and (end := cutter.end(buffer, 1 if lost else least)) >= 0:
+            if lost:
+                yield lost.plus(_take(buffer, end, cutter))
+                lost = None
+            else:
+                yield from _checked(buffer, end, cutter, _last_border(buffer, make(), least) if end > most else 0, most)
+        if not lost and len(buffer) > most + least:
+            if before := _last_border(buffer, make(), least):
+                yield Piece.of(_take(buffer, before, cutter))
+            lost = Piece(b"", 0, 0, dropped=True)
+        if lost:
+            lost = lost.plus(_take(buffer, max(0, len(buffer) - _OVERLAP), cutter))
+    if lost:
+        yield lost.plus(bytes(buffer))
+    elif buffer:
+        yield from _checked(buffer, len(buffer), cutter, _last_border(buffer, make(), least) if len(buffer) > most else 0, most)
+
+
+def _checked(buffer: bytearray, end: int, cutter: Cutter, last: int, most: int) -> Iterator[Piece]:
+    """The piece up to `end`, or, where its last record, from `last` on, is longer than `most`, the others and a dropped one."""
+    if end - last <= most:
+        yield Piece.of(_take(buffer, end, cutter))
+        return
+    if last:
+        yield Piece.of(_take(buffer, last, cutter))
+    yield Piece(b"", 0, 0, dropped=True).plus(_take(buffer, end - last, cutter))
+
+
+def _take(buffer: bytearray, count: int, cutter: Cutter) -> bytes:
+    with memoryview(buffer)[:count] as view:
+        taken = bytes(view)
+    del buffer[:count]
+    cutter.forget(count)
+    return taken
+
+
+def _last_border(buffer: bytearray, cutter: Cutter, until: int) -> int:
+    border = 0
+    while 0 <= (end := cutter.end(buffer, border + 1)) <= until:
+        border = end
+    return border
