@@ -8,7 +8,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..data.samples.batch import Batch, stack
 from ..data.samples.dataset import ValidationSet
 from ..parallel.context import LayerGroups
 from .inputs import MicroBatch, micro_batch
@@ -106,8 +105,6 @@ def shares(count: int, *, micro_size: int, rank: int, size: int) -> Iterator[Seq
 def _micro(validation: ValidationSet, indices: Sequence[int], *, micro_size: int, document_mask: bool, device: torch.device,
            groups: LayerGroups) -> MicroBatch:
     """One forward pass, filled up with a masked first window where the rank has fewer samples."""
-    chosen = [validation.sample(i) for i in indices]
-    filler = [validation.sample(0)] * (micro_size - len(chosen))
-    batch: Batch = stack([*chosen, *filler])
-    batch.loss_mask_BS[len(chosen):] = 0
+    batch = validation.batch([*indices, *[0] * (micro_size - len(indices))])
+    batch.loss_mask_BS[len(indices):] = 0
     return micro_batch(batch, step=0, document_mask=document_mask, device=device, groups=groups)

@@ -35,14 +35,21 @@ def micro_batch(batch: Batch, *, step: int, document_mask: bool, device: torch.d
         ValueError: the window cannot be cut over the context axis.
     """
     def to_device(array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array).to(device, non_blocking=True)
+        tensor = torch.from_numpy(array)
+        if device.type == "cuda":
+            tensor = tensor.contiguous().pin_memory()  # torch keeps the pages for the next batch; only from there the copy is asynchronous
+        return tensor.to(device, non_blocking=True)
+
+    def wide(array: np.ndarray) -> Tensor:
+        """Ids travel as narrow as the file holds them, and are widened on the device."""
+        return to_device(array).to(torch.int64)
 
     inputs = ModelInput(
-        tokens_BS=to_device(batch.tokens_BS), positions_BS=to_device(batch.positions_BS),
+        tokens_BS=wide(batch.tokens_BS), positions_BS=wide(batch.positions_BS),
         documents_BS=to_device(batch.documents_BS) if document_mask else None,
         samples_B=to_device(batch.samples_B), step=torch.tensor(step, dtype=torch.int64, device=device),
     )
-    micro = MicroBatch(inputs, to_device(batch.targets_BS), to_device(batch.loss_mask_BS))
+    micro = MicroBatch(inputs, wide(batch.targets_BS), to_device(batch.loss_mask_BS))
     return micro if groups is None else cut_to_context(micro, groups)
 
 

@@ -90,7 +90,7 @@ def permute_many(indices: np.ndarray, size: int, keys: np.ndarray) -> np.ndarray
     side = ceil_sqrt(size)
     rows, columns = np.uint64(side), np.uint64(-(-size // side))
     golden, step = np.uint64(GOLDEN), np.uint64(2 * GOLDEN & MASK)
-    images, walking = indices.astype(np.uint64), slice(None)
+    images, walking = indices.astype(np.uint64), np.arange(len(indices))
     while True:
         row, column = np.divmod(images[walking], columns)
         round_key = keys[walking].copy()

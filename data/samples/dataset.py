@@ -1,24 +1,30 @@
-"""Samples out of token files: windows in training order, or all of a validation file. S sequence."""
+"""Samples out of token files: windows in training order, or all of a validation file. B samples, S sequence."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from ..errors import DataError
-from ..order.permutation import window_start
+from ..order.permutation import window_starts
 from ..order.pieces import cut_into_pieces
 from ..order.stages import Stage, Stages
+from ..tokens.description import unwatched
 from ..tokens.token_file import TokenFile
-from .batch import Sample
+from .batch import Batch, Sample
+from .windows import Windows
 
 
 class Dataset(Protocol):
-    """Anything that makes a sample from its number, the same one every time, in any thread."""
+    """Anything that makes samples from their numbers, the same ones every time, in any thread.
 
-    def sample(self, index: int) -> Sample: ...
+    `tick` is a sign of progress that is given while the disk is waited for.
+    """
+
+    def batch(self, indices: Sequence[int], tick: Callable[[], None] = unwatched) -> Batch: ...
 
 
 class TrainingSet:
@@ -44,7 +50,7 @@ class TrainingSet:
         self.files = [file for file, _ in sources]
         self.order = Stages(stages or [Stage(0, tuple(weight for _, weight in sources), sequence_length)])
         self._seed = seed
-        self._windows = _Windows(sequence_length=sequence_length, document_mask=document_mask, vocab_size=vocab_size)
+        self._windows = Windows(sequence_length=sequence_length, document_mask=document_mask, vocab_size=vocab_size)
         for number, file in enumerate(self.files):
             if any(stage.weights[number] > 0 for stage in self.order.stages) and file.num_tokens <= sequence_length:
                 raise _too_short(file.prefix, file.num_tokens, sequence_length + 1)
@@ -55,15 +61,36 @@ class TrainingSet:
         Raises:
             DataError: an id does not fit the vocabulary, or a file was truncated.
         """
-        source, number = map(int, self.order.locate(np.array(index)))
-        file, length = self.files[source], self._windows.sequence_length
-        start = window_start(number, seed=self._seed, num_tokens=file.num_tokens, sequence_length=length, stream=source)
-        found = self._windows.sample(file, start, index=index, source=source)
-        piece = int(self.order.piece_lengths(np.array(index)))
-        if piece < length:
-            documents_BS, positions_BS = cut_into_pieces(found.positions_S[None], np.array([piece]))
-            found.documents_S, found.positions_S = documents_BS[0], positions_BS[0]
-        return found
+        return self.batch([index]).sample(0)
+
+    def batch(self, indices: Sequence[int], tick: Callable[[], None] = unwatched) -> Batch:
+        """Global samples of the run, in the given order, read in the order of the files.
+
+        Args:
+            indices: numbers, from 0 and without end; at least one.
+            tick: a sign of progress while the disk is waited for.
+
+        Raises:
+            DataError: an id does not fit the vocabulary; a file was truncated, written or replaced.
+        """
+        samples_B = np.array(indices, dtype=np.int64)
+        sources_B, starts_B = self.places(samples_B)
+        found = self._windows.batch(self.files, samples_B=samples_B, sources_B=sources_B, starts_B=starts_B, tick=tick)
+        pieces_B = self.order.piece_lengths(samples_B)
+        if int(pieces_B.min()) >= self._windows.sequence_length:
+            return found
+        documents_BS, positions_BS = cut_into_pieces(found.positions_BS, pieces_B)
+        return replace(found, documents_BS=documents_BS, positions_BS=positions_BS)
+
+    def places(self, samples_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where samples lie: sources and positions of their first tokens, int64 (B,); reads nothing."""
+        sources_B, numbers_B = self.order.locate(samples_B)
+        starts_B = np.empty_like(samples_B)
+        for source in np.unique(sources_B).tolist():
+            chosen = np.flatnonzero(sources_B == source)
+            starts_B[chosen] = window_starts(numbers_B[chosen], seed=self._seed, num_tokens=self.files[source].num_tokens,
+                                             sequence_length=self._windows.sequence_length, stream=source)
+        return sources_B, starts_B
 
 
 class ValidationSet:
@@ -84,7 +111,7 @@ class ValidationSet:
         if token_file.num_tokens < 2:
             raise _too_short(token_file.prefix, token_file.num_tokens, 2)
         self.file = token_file
-        self._windows = _Windows(sequence_length=sequence_length, document_mask=document_mask, vocab_size=vocab_size)
+        self._windows = Windows(sequence_length=sequence_length, document_mask=document_mask, vocab_size=vocab_size)
 
     def __len__(self) -> int:
         return math.ceil((self.file.num_tokens - 1) / self._windows.sequence_length)
@@ -96,85 +123,16 @@ class ValidationSet:
             IndexError: index outside 0 .. len - 1.
             DataError: as `TrainingSet.sample`.
         """
-        if not 0 <= index < len(self):
-            raise IndexError(f"sample {index} of {len(self)}")
-        return self._windows.sample(self.file, index * self._windows.sequence_length, index=index, source=0, wrap=False)
+        return self.batch([index]).sample(0)
 
-
-class _Windows:
-    """Cuts one window out of a token file and describes its documents."""
-
-    def __init__(self, *, sequence_length: int, document_mask: bool, vocab_size: int) -> None:
-        self.sequence_length = sequence_length
-        self._document_mask = document_mask
-        self._vocab_size = vocab_size
-        self._count_S = np.arange(sequence_length)
-        self._ones_S = np.ones(sequence_length, dtype=np.float32)
-        for shared in (self._count_S, self._ones_S):
-            shared.flags.writeable = False
-
-    def sample(self, file: TokenFile, start: int, *, index: int, source: int, wrap: bool = True) -> Sample:
-        length = self.sequence_length
-        spans = [(start, min(length + 1, file.num_tokens - start))]
-        if wrap and spans[0][1] <= length:
-            spans.append((0, length + 1 - spans[0][1]))
-        window, filled = np.zeros(length + 1, dtype=np.int64), 0
-        for first, count in spans:
-            window[filled : filled + count] = file.read(first, count)
-            filled += count
-        if self._vocab_size:
-            self._check_ids(file, window, start)
-        document_ids, begins = _documents(file, spans, length)
-        if filled < length:
-            begins.append(filled)
-        documents_S, positions_S = self._segments(begins)
-        loss_mask_S = self._ones_S
-        if filled <= length:
-            loss_mask_S = loss_mask_S.copy()
-            loss_mask_S[filled - 1 :] = 0
-        return Sample(
-            tokens_S=window[:-1],
-            targets_S=window[1:],
-            documents_S=documents_S,
-            positions_S=positions_S,
-            loss_mask_S=loss_mask_S,
-            index=index,
-            source=source,
-            document_ids=tuple(document_ids),
-        )
-
-    def _segments(self, begins: list[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Segment numbers and positions of a window whose segments begin there."""
-        if not self._document_mask:
-            return np.zeros(self.sequence_length, dtype=np.int32), self._count_S
-        edges = np.array([*begins, self.sequence_length])
-        lengths = edges[1:] - edges[:-1]
-        documents_S = np.repeat(np.arange(len(begins), dtype=np.int32), lengths)
-        return documents_S, self._count_S - np.repeat(edges[:-1], lengths)
-
-    def _check_ids(self, file: TokenFile, window: np.ndarray, start: int) -> None:
-        if window.view(np.uint64).max() < self._vocab_size:  # a negative id becomes a huge one
-            return
-        inside = int(np.flatnonzero((window >= self._vocab_size) | (window < 0))[0])
-        position = (start + inside) % file.num_tokens
-        document = file.document_at(position)
-        where = f"document {document}, offset {position - int(file.document_start(document))}"
-        message = f"{file.prefix}.bin holds the id {window[inside]} ({where}), but model.vocab_size={self._vocab_size}"
-        raise DataError(message, do="raise model.vocab_size, or prepare the corpus with the model's tokenizer", file=f"{file.prefix}.bin")
-
-
-def _documents(file: TokenFile, spans: list[tuple[int, int]], length: int) -> tuple[list[int], list[int]]:
-    """Numbers of the documents of the window's inputs, and where in the window each begins."""
-    numbers: list[int] = []
-    begins: list[int] = []
-    filled = 0
-    for first, count in spans:
-        if filled < length:  # else only the last target lies in this span
-            found, at = file.documents_in(first, min(count, length - filled))
-            numbers += found
-            begins += [begin - first + filled for begin in at]
-        filled += count
-    return numbers, begins
+    def batch(self, indices: Sequence[int], tick: Callable[[], None] = unwatched) -> Batch:
+        """Windows of the file, as `sample`."""
+        samples_B = np.array(indices, dtype=np.int64)
+        outside = samples_B[(samples_B < 0) | (samples_B >= len(self))]
+        if len(outside):
+            raise IndexError(f"sample {outside[0]} of {len(self)}")
+        return self._windows.batch([self.file], samples_B=samples_B, sources_B=np.zeros_like(samples_B),
+                                   starts_B=samples_B * self._windows.sequence_length, wrap=False, tick=tick)
 
 
 def _too_short(prefix: Path, tokens: int, needed: int) -> DataError:

@@ -6,8 +6,10 @@ from types import TracebackType
 from typing import Self
 
 from ..tokens.description import unwatched
-from .batch import Batch, Sample, stack
+from .batch import Batch, join
 from .dataset import Dataset
+
+BULK = 64  # samples read at once: so many that what is done once for all of them is little, so few that they stay in the cache
 
 
 class Loader:
@@ -17,7 +19,7 @@ class Loader:
         dataset: where samples come from.
         local_samples: the global sample numbers of this rank in a step, in the order of its micro-batches.
         workers: threads, each preparing whole steps; 0: everything happens inside `batch`.
-        tick: a sign of progress after each sample of the step that `batch` waits for; what is read ahead gives none.
+        tick: a sign of progress after each read of the step that `batch` waits for; what is read ahead gives none.
     """
 
     def __init__(self, dataset: Dataset, *, local_samples: Callable[[int], Sequence[int]], workers: int,
@@ -71,10 +73,14 @@ class Loader:
             self._pending.clear()
 
     def _make(self, step: int) -> Batch:
-        return stack([self._sample(index, step) for index in self._local_samples(step)])
+        indices = self._local_samples(step)
+        parts = []
 
-    def _sample(self, index: int, step: int) -> Sample:
-        found = self._dataset.sample(index)
-        if step == self._wanted:
-            self._tick()
-        return found
+        def tick() -> None:
+            if step == self._wanted:
+                self._tick()
+
+        for first in range(0, len(indices), BULK):
+            parts.append(self._dataset.batch(indices[first : first + BULK], tick))
+            tick()
+        return join(parts)

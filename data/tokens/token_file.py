@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
+from .bulk import BinReader, Spans
 from .description import FILE_NAME, PartDescription, read_description, unwatched
+from .document_search import DocumentSearch, Found
 from .index_file import REBUILD, bin_size_error, map_file, open_index
 from .stamp import verify
 
@@ -30,11 +32,11 @@ class TokenFile:
         self._bin_path = self.prefix.with_name(f"{self.prefix.name}.bin")
         idx_path = self.prefix.with_name(f"{self.prefix.name}.idx")
         self._idx_map = map_file(idx_path)
-        self._bin_map = map_file(self._bin_path)
         self._index = open_index(idx_path, self._idx_map)
-        if len(self._bin_map) != self._index.bin_size:
-            raise bin_size_error(self._index, bin_size=len(self._bin_map), expected=self._index.bin_size)
-        self._tokens = np.frombuffer(self._bin_map, self._index.dtype)
+        self._reader = BinReader(self._bin_path, offset=0, dtype=self._index.dtype)
+        if self._reader.size != self._index.bin_size:
+            raise bin_size_error(self._index, bin_size=self._reader.size, expected=self._index.bin_size)
+        self._search = DocumentSearch(self._index)
 
     @property
     def dtype(self) -> np.dtype:
@@ -42,11 +44,15 @@ class TokenFile:
 
     @property
     def num_tokens(self) -> int:
-        return len(self._tokens)
+        return self._index.bin_size // self.dtype.itemsize
 
     @property
     def num_documents(self) -> int:
         return self._index.num_documents
+
+    @cached_property
+    def _tokens(self) -> np.ndarray:
+        return np.frombuffer(map_file(self._bin_path), self.dtype)
 
     @cached_property
     def document_starts(self) -> np.ndarray:
@@ -63,8 +69,41 @@ class TokenFile:
         """
         if start < 0 or count < 0 or start + count > self.num_tokens:
             raise IndexError(f"tokens {start} to {start + count} of {self.num_tokens} in {self._bin_path}")
-        _check_still_there(self._bin_path, self._bin_map)
+        self._reader.check()
         return self._tokens[start : start + count]
+
+    def gather(self, spans: Spans, out_BW: np.ndarray, tick: Callable[[], None] = unwatched) -> None:
+        """Copies many spans of tokens to their rows, in the order of the file.
+
+        Args:
+            spans: inside the file.
+            out_BW: C-contiguous; where it is not of the file's dtype, the tokens are converted.
+            tick: a sign of progress while the disk is waited for.
+
+        Raises:
+            DataError: the file was truncated, written or replaced since it was opened.
+        """
+        if out_BW.dtype == self.dtype:
+            self._reader.gather(spans, out_BW, tick)
+            return
+        own = np.empty((len(spans), int(spans.counts_K.max())), dtype=self.dtype)
+        numbers_K, none_K = np.arange(len(spans)), np.zeros(len(spans), dtype=np.int64)
+        self._reader.gather(Spans(starts_K=spans.starts_K, counts_K=spans.counts_K, rows_K=numbers_K, columns_K=none_K), own, tick)
+        for number, (row, column, count) in enumerate(zip(spans.rows_K, spans.columns_K, spans.counts_K, strict=True)):
+            out_BW[row, column : column + count] = own[number, :count]
+
+    def will_need(self, spans: Spans) -> None:
+        """Asks the system to read spans ahead, and waits for nothing."""
+        self._reader.will_need(spans)
+
+    def documents_within(self, spans: Spans) -> Found:
+        """The documents of many spans, read from the mapped index.
+
+        Raises:
+            DataError: the index was truncated since it was opened.
+        """
+        _check_still_there(self._index.path, self._idx_map)
+        return self._search.within(spans.starts_K, spans.counts_K)
 
     def document(self, number: int) -> np.ndarray:
         """All tokens of one document, as `read`."""

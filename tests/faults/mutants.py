@@ -12,7 +12,7 @@ from hexareme.core import corpora
 from hexareme.core.checkpoint import committer, saving
 from hexareme.core.checkpoint.folder import folder_name, step_folders, whole_folders
 from hexareme.core.engine.engine import Engine
-from hexareme.data.samples.dataset import _Windows
+from hexareme.data.samples.windows import Windows
 from hexareme.launcher.folder.fence import Fence
 from hexareme.launcher.folder.lock_record import FILE_NAME, read_holder, write_record
 
@@ -145,7 +145,7 @@ MUTANTS = (
     Mutant("commit by rename", "A1", in_place, nothing_half_under_a_final_name, "half a checkpoint"),
     Mutant("fence", "C13", replaced(Fence, "__call__", lambda fence: None), fenced, "exit 0 instead of 8"),
     Mutant("votes of all ranks", "C4", alone, agreed, "exit 5 instead of 75"),
-    Mutant("token ids", "E1", replaced(_Windows, "_check_ids", lambda windows, file, window, start: None), ids_checked,
+    Mutant("token ids", "E1", replaced(Windows, "_check_ids", lambda windows, *arguments: None), ids_checked,
            "exit 0 instead of 3"),
 )
 

@@ -63,14 +63,14 @@ def block() -> None:
 
 
 def hang_the_loader() -> None:
-    original = TrainingSet.sample
+    original = TrainingSet.batch
 
-    def sample(self, index):
-        if guilty() and index >= STEP * 4:
+    def batch(self, indices, tick):
+        if guilty() and indices[0] >= STEP * 4:
             time.sleep(1000)  # the guilty line
-        return original(self, index)
+        return original(self, indices, tick)
 
-    TrainingSet.sample = sample
+    TrainingSet.batch = batch
 
 
 def skip_a_collective() -> None:
@@ -143,14 +143,16 @@ def test_a_rank_that_works_for_longer_than_the_timeout_is_no_hang(new_run):
     run = new_run("run", "run.hang_timeout=1.5", "train.steps=6", "checkpoint.interval=0")
 
     def slowly() -> None:
-        original = TrainingSet.sample
+        original = TrainingSet.batch
 
-        def sample(self, index):
-            if guilty() and STEP * 4 <= index < (STEP + 1) * 4:
-                time.sleep(1.0)
-            return original(self, index)
+        def batch(self, indices, tick):
+            for index in indices:
+                if guilty() and STEP * 4 <= index < (STEP + 1) * 4:
+                    time.sleep(1.0)
+                tick()
+            return original(self, indices, tick)
 
-        TrainingSet.sample = sample
+        TrainingSet.batch = batch
 
     start = run.start("batch.micro_size=1", "data.workers=0", "batch.global_size=8", prepare=slowly)
     assert start.finish() == 0, start.text()
