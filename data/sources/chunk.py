@@ -46,11 +46,13 @@ class Chunk:
         blocks: records in their order.
         read: how many bytes of the input files they stand for (compressed, if those are).
         next: where the following chunk begins.
+        size: bytes of the records themselves, as a worker gets them.
     """
 
     blocks: Sequence[Block]
     read: int
     next: Place
+    size: int
 
     def documents(self) -> Iterator[Outcome]:
         """The outcome of each record."""

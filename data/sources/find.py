@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from .formats import BINARY_SUFFIXES, inner_suffix
+from .formats import BINARY_SUFFIXES, format_by_name, inner_suffix
 
 PYTHON_STDLIB = "python_stdlib"
 
@@ -35,6 +35,11 @@ class Source:
     format: str = ""
     text_key: str = ""
     named: bool = True
+
+    @property
+    def may_hold_html(self) -> bool:
+        """Whether documents of kind "html" may come of it, as far as its name tells."""
+        return (self.format or format_by_name(self.path) or "html") in ("html", "warc")
 
 
 @dataclass

@@ -46,11 +46,11 @@ def read_chunks(sources: Sequence[Source], *, text_key: str, start: Place | None
             read += max(0, behind.consumed - consumed)
             consumed = max(behind.consumed, consumed)
             if size >= CHUNK:
-                yield Chunk(blocks, read, behind)
+                yield Chunk(blocks, read, behind, size)
                 blocks, size, read = [], 0, 0
         read += max(0, source.size - consumed)
     if blocks or read:
-        yield Chunk(blocks, read, Place(len(sources)))
+        yield Chunk(blocks, read, Place(len(sources)), size)
 
 
 def _blocks(source: Source, text_key: str, place: Place) -> Iterator[tuple[Block, int, Place]]:
