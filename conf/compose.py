@@ -20,7 +20,7 @@ from .keys import is_dictionary, leaves, table
 from .overrides import first_line, screen
 from .registry import COMMANDS
 from .schema import Config
-from .sources import sources
+from .sources import sources, stages
 
 __all__ = ["as_dict", "compose", "defaults", "dump_yaml", "load_yaml"]
 
@@ -61,7 +61,7 @@ def finished(config: DictConfig, schema: type[Any], problems: list[Problem]) -> 
         raise ConfigError(problems)
     plain = OmegaConf.to_object(config)
     if isinstance(plain, Config):
-        plain.data.train = sources(plain.data.train)
+        plain.data.train, plain.data.stages = sources(plain.data.train), stages(plain.data.stages)
     return plain
 
 

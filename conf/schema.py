@@ -4,7 +4,7 @@ No value here means "guess": what is derived (accumulation steps, data-parallel 
 function of core, never written back.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -134,9 +134,19 @@ class TrainConfig:
 
 
 @dataclass(kw_only=True)
+class RampUpConfig:
+    """The global batch grows from `start` by `increment` to `batch.global_size`, each size for an equal share of `samples`."""
+
+    start: int = number(0, least=0, help="samples of the first steps; 0: no ramp-up")
+    increment: int = number(0, least=0, help="samples by which the batch grows")
+    samples: int = number(0, least=0, help="samples of the whole ramp-up; afterwards steps have batch.global_size")
+
+
+@dataclass(kw_only=True)
 class BatchConfig:
     global_size: int = number(least=1, help="samples of one optimizer step over all ranks")
     micro_size: int = number(least=1, help="samples of one forward pass on one rank")
+    ramp_up: RampUpConfig = field(default_factory=RampUpConfig)
 
 
 @dataclass(kw_only=True)
@@ -207,7 +217,9 @@ class ParallelConfig(LayoutConfig):
 
 @dataclass(kw_only=True)
 class DataConfig:
-    train: Any = text(help="a corpus folder, a Megatron prefix, or a list of {path, weight}")
+    train: Any = text(help="a corpus folder, a Megatron prefix, or a list of {path, weight}, or of {path, epochs}")
+    stages: list[Any] = items(help="what changes at a step: a list of {from_step, train, sequence_length}, each source going on where it "
+                              "stood; train as data.train, sequence_length cuts samples into shorter pieces; left out: as before")
     validation: str = text("held_out", help="a corpus folder or prefix; held_out: the first training corpus' own part; none")
     document_mask: bool = text(True, help="attention stays inside a document, and positions restart with it")
     workers: int = number(1, least=0, most=64, help="threads that read ahead")

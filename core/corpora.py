@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..conf.errors import Problem
 from ..conf.schema import Config, DataConfig
-from ..conf.sources import sources
+from ..conf.sources import all_sources, sources, stages
 from ..data.errors import DataError
 from ..data.tokens.description import read_description
 from ..data.tokens.token_file import check_files
@@ -40,7 +40,7 @@ def corpus_problems(config: Config) -> list[Problem]:
     Raises:
         DataError: a corpus is missing or empty.
     """
-    named = [("data.train", source.path, "train") for source in sources(config.data.train)]
+    named = [("data.train", path, "train") for path in all_sources(sources(config.data.train), stages(config.data.stages))]
     if held := validation_source(config.data):
         named.append(("data.validation", *held))
     return [problem for key, path, part in named for problem in corpus_rules(key, path, part, vocab_size=config.model.vocab_size)]

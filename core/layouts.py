@@ -14,6 +14,7 @@ from ..conf.schema import Config, ContextAttention, Offload, OptimizerName, Para
 from ..parallel.stages import SPLIT_BACKWARD, micro_batch_fault, stages_per_rank
 from ..parallel.topology import divisors
 from .batch import nearest_multiples
+from .data_rules import step_sizes
 from .expert_rules import expert_layout_rules, expert_width
 
 INTERLEAVED = (PipelineSchedule.interleaved_1f1b, PipelineSchedule.interleaved_zero_bubble)
@@ -134,13 +135,17 @@ def schedule_rules(config: Config, world_size: int) -> Iterator[Problem]:
     """The number of micro-batches, and what a split backward pass excludes."""
     p, t, schedule = config.parallel, config.train, config.parallel.schedule.value
     unit = config.batch.micro_size * max(1, data_degree(config, world_size))
-    if config.batch.global_size % unit == 0:
-        micro_batches = config.batch.global_size // unit
-        fault = micro_batch_fault(schedule, pp=p.pp, virtual_stages=p.virtual_stages, micro_batches=micro_batches)
-        if fault is not None:
+    for size in step_sizes(config):
+        fault = micro_batch_fault(schedule, pp=p.pp, virtual_stages=p.virtual_stages, micro_batches=size // unit)
+        if size % unit == 0 and fault is not None:
             reason, nearest = fault
-            sizes = " or ".join(f"batch.global_size={count * unit}" for count in nearest)
-            yield Problem("parallel.schedule", schedule, f"with {micro_batches} micro-batches a step: {reason}", f"try {sizes}")
+            if size == config.batch.global_size:
+                way = f"try {' or '.join(f'batch.global_size={count * unit}' for count in nearest)}"
+            else:
+                way = (f"let batch.ramp_up make steps of {' or '.join(str(count * unit) for count in nearest)} samples, not of {size}: "
+                       "another start or increment")
+            yield Problem("parallel.schedule", schedule, f"with {size // unit} micro-batches a step: {reason}", way)
+            break
     if schedule in SPLIT_BACKWARD:
         whole = "interleaved_1f1b" if p.schedule in INTERLEAVED else "1f1b"
         if t.recompute is not Recompute.none:

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from ..conf.dump import as_dict
 from ..conf.schema import Config, Resume
 from .checkpoint.accounting import Account, settle
-from .checkpoint.agreement import require_agreement
+from .checkpoint.agreement import differences, require_agreement
 from .checkpoint.checkpointer import Checkpointer
 from .checkpoint.folder import LATEST, step_folders
 from .checkpoint.reader import Checkpoint, LoadReport
@@ -25,8 +25,9 @@ from .step_log import decode
 log = logging.getLogger(__name__)
 
 # What makes another run of it: a resume refuses a change here unless checkpoint.allow_change names the key.
-AGREED = ("model", "data.train", "data.document_mask", "optimizer", "schedule", "batch.global_size", "train.seed", "train.steps",
-          "train.gradient_clipping")
+AGREED = ("model", "data.train", "data.stages", "data.document_mask", "optimizer", "schedule", "batch.global_size", "batch.ramp_up",
+          "train.seed", "train.steps", "train.gradient_clipping")
+LATER_KEYS = ("data.stages", "batch.ramp_up")  # not in older checkpoints: agreed on only where they are used
 WEIGHTS = frozenset({"parameter", "buffer"})
 TAIL_BYTES = 2**16  # of metrics.jsonl: dozens of lines
 MOST_FAILED_SAVES = 3  # a run that can save nothing ends then
@@ -54,11 +55,18 @@ def agreed_config(config: Config) -> dict[str, Any]:
     chosen: dict[str, Any] = {}
     for key in AGREED:
         section, _, name = key.partition(".")
+        if key in LATER_KEYS and not _used(whole[section][name]):
+            continue
         if name:
             chosen.setdefault(section, {})[name] = whole[section][name]
         else:
             chosen[section] = whole[section]
     return chosen
+
+
+def _used(value: Any) -> bool:
+    """Whether a key of stages or of a ramp-up says anything."""
+    return any(value.values()) if isinstance(value, Mapping) else bool(value)
 
 
 def standing(config: Config, checkpointer: Checkpointer, agreed: dict[str, Any]) -> Checkpoint | None:
@@ -76,7 +84,25 @@ def standing(config: Config, checkpointer: Checkpointer, agreed: dict[str, Any])
     if config.checkpoint.resume is Resume.never:
         raise FolderInUseError(f"{folder} holds a run and checkpoint.resume=never", do="choose another run.name", file=str(folder))
     require_agreement(newest.config, agreed, allow=config.checkpoint.allow_change, folder=newest.folder)
+    refuse_moved_stages(config, newest)
     return newest
+
+
+def refuse_moved_stages(config: Config, newest: Checkpoint) -> None:
+    """Stages of the data begin at samples, which follow from their steps by the batch size: another size, allowed or not, would move
+    them, and with them the samples that each source has given.
+
+    Raises:
+        CheckpointError: a run with `data.stages` has another batch size than its checkpoint.
+    """
+    if not config.data.stages:
+        return
+    batch = as_dict(config.batch)
+    changed = [each.key for each in differences(newest.config, agreed_config(config)) if each.key.startswith("batch.")]
+    if changed:
+        raise CheckpointError(f"{newest.folder} was saved with another {' and '.join(changed)}, which would move the samples where the "
+                              f"stages of data.stages begin (now {batch['global_size']} samples a step)", file=str(newest.folder),
+                              do="restore the old values, or begin a new run with train.initialize_from")
 
 
 def refuse_lost(config: Config, folder: Path) -> None:

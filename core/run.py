@@ -13,7 +13,6 @@ import torch.distributed as dist
 
 from ..conf.dump import as_dict, dump_yaml
 from ..conf.schema import Config
-from ..conf.sources import sources
 from ..data.samples.dataset import TrainingSet, ValidationSet
 from ..data.samples.loader import Loader
 from ..data.tokens.description import unwatched
@@ -45,6 +44,7 @@ from .resume import Resumed, agreed_config, resume, standing
 from .stage_plan import held_stages
 from .tracking.tracker import Tracker
 from .trainer import Progress, Trainer, Watch
+from .training_data import open_training
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def open_run(config: Config, place: Place, oversight: Oversight) -> Trainer:
     parallel = config.parallel
     topology = Topology.divide(world_size=place.world_size, tp=parallel.tp, pp=parallel.pp, cp=parallel.cp, ep=parallel.ep)
     context = ParallelContext.create(topology, place.rank)
-    plan = BatchPlan.divide(global_size=config.batch.global_size, micro_size=config.batch.micro_size, dp=topology.dp)
+    plan = BatchPlan.of(config.batch, dp=topology.dp)
     checkpointer = Checkpointer(Path(config.run.directory) / "checkpoints", keep=config.checkpoint.keep, rank=place.rank,
                                 world_size=place.world_size, agree=lambda ok: _all_agree(ok, place.device), fence=oversight.fence,
                                 tick=oversight.pulse.tick, asynchronous=config.checkpoint.asynchronous)
@@ -118,8 +118,7 @@ def open_run(config: Config, place: Place, oversight: Oversight) -> Trainer:
 def open_data(config: Config, tick: Callable[[], None] = unwatched) -> tuple[TrainingSet, ValidationSet | None]:
     """The training set, and the validation set unless the config says none; each block that has to be verified is a sign of progress."""
     length, mask, vocab_size = config.model.sequence_length, config.data.document_mask, config.model.vocab_size
-    files = [(open_corpus(source.path, tick=tick), source.weight) for source in sources(config.data.train)]
-    training = TrainingSet(files, sequence_length=length, seed=config.train.seed, document_mask=mask, vocab_size=vocab_size)
+    training = open_training(config, tick)
     held = validation_source(config.data)
     if held is None:
         return training, None
@@ -140,7 +139,7 @@ def build(config: Config, context: ParallelContext, device: torch.device, plan: 
         for stage in stages:
             compile_blocks(stage)
     if config.parallel.pp > 1:
-        return build_pipeline_engine(stages, config, context=context, device=device, micro_batches=plan.accumulation_steps)
+        return build_pipeline_engine(stages, config, context=context, device=device)
     model = LossModel(stages[0], precision=config.train.precision.value)
     return build_engine(model, config, context=context, device=device, accumulation_steps=plan.accumulation_steps)
 

@@ -175,17 +175,17 @@ class Trainer:
         self.oversight.fence_lately()  # this process may have been frozen while a newer attempt took the folder over
         self.judge.after_step(result, batch, step=step + 1)
         self.progress.step += 1
-        self.progress.samples_seen += self.config.batch.global_size
+        self.progress.samples_seen += self.plan.size(step)
         if self.audit is not None:
             self.audit.record(batch, step=self.progress.step, rank=self.context.rank)
         if self.watch is not None:
-            self._record(result, rate=rate, seconds=time.perf_counter() - begin)
+            self._record(result, rate=rate, size=len(batch.samples_B) * self.plan.dp, seconds=time.perf_counter() - begin)
         return result
 
-    def _record(self, result: StepResult, *, rate: float, seconds: float) -> None:
+    def _record(self, result: StepResult, *, rate: float, size: int, seconds: float) -> None:
         assert self.watch is not None
         length = self.config.model.sequence_length
-        tokens_per_second = self.config.batch.global_size * length / seconds
+        tokens_per_second = size * length / seconds
         metrics = StepMetrics(
             step=self.progress.step, samples_seen=self.progress.samples_seen, tokens_seen=self.progress.samples_seen * length,
             loss=result.loss, grad_norm=result.grad_norm, learning_rate=rate, step_seconds=seconds,

@@ -62,7 +62,7 @@ def build_engine(model: LossModel, config: Config, *, context: ParallelContext, 
         config: of the run; composed here, because here its sections meet.
         context: the process groups.
         device: of this rank.
-        accumulation_steps: forward passes of one step on one rank.
+        accumulation_steps: most forward passes of one step on one rank.
     """
     placed = placed_parameters(model.transformer)
     sentinel = Sentinel()
@@ -76,8 +76,7 @@ def build_engine(model: LossModel, config: Config, *, context: ParallelContext, 
     return Built(wrapped, state, Replicas(state.replicated, world=context.world, device=device))
 
 
-def build_pipeline_engine(stages: Sequence[Transformer], config: Config, *, context: ParallelContext, device: torch.device,
-                          micro_batches: int) -> Built:
+def build_pipeline_engine(stages: Sequence[Transformer], config: Config, *, context: ParallelContext, device: torch.device) -> Built:
     """DeepSpeed's engine around this rank's stages, under the schedule that the config names.
 
     Args:
@@ -85,7 +84,6 @@ def build_pipeline_engine(stages: Sequence[Transformer], config: Config, *, cont
         config: of the run.
         context: the process groups.
         device: of this rank.
-        micro_batches: of one step on one rank.
     """
     share_ends(stages)
     copy = tied_copy(stages)
@@ -95,8 +93,8 @@ def build_pipeline_engine(stages: Sequence[Transformer], config: Config, *, cont
     engine, schedule = _initialize(pipeline, placed, config, context=context, device=device, accumulation_steps=1)
     groups, sentinel = pipeline.groups, Sentinel()
     tokens = config.model.sequence_length // context.context.size() // (groups.tensor.size() if groups.sequence_parallel else 1)
-    runner = StageRunner(pipeline, schedule=config.parallel.schedule.value, micro_batches=micro_batches,
-                         hidden_shape=(config.batch.micro_size, tokens, config.model.hidden_size), sentinel=sentinel)
+    runner = StageRunner(pipeline, schedule=config.parallel.schedule.value, sentinel=sentinel,
+                         hidden_shape=(config.batch.micro_size, tokens, config.model.hidden_size))
     wrapped = PipelineEngine(engine, schedule, context=context, placed=placed, routers=Routers(pipeline, config, context),
                              sentinel=sentinel, clipping=config.train.gradient_clipping, runner=runner)
     state = EngineState(engine, placed=placed, buffers=buffers_in(stages), names=_all_names(placed, context), context=context, tied=tied,

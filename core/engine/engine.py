@@ -100,13 +100,14 @@ class Engine:
         Where the loss or a gradient is not finite on any rank, all ranks pass the step over: only the schedule advances.
 
         Args:
-            micro_batches: as many as the accumulation steps that the engine was built for.
+            micro_batches: of this step on this rank; on every rank as many.
             votes: numbers of this rank that all ranks want summed; they travel with the loss, equally many on each.
 
         Raises:
             NonFiniteError: fp16 overflows at the lowest loss scale; on all ranks at once, before anything was changed.
         """
         self._sentinel.begin()
+        self._routers.before_step(len(micro_batches))
         counts = torch.stack([micro.loss_mask_BS.sum(dtype=torch.float64) for micro in micro_batches])
         tokens = self._global_sum(counts.sum(), self._context.data)
         # DeepSpeed averages gradients over the data axis; ours is a sum.
@@ -145,6 +146,7 @@ class Engine:
         last = len(micro_batches) - 1
         for index, micro in enumerate(micro_batches):
             self._sentinel.micro_batch(index)
+            self.deepspeed.set_gradient_accumulation_boundary(index == last)  # by itself it counts on equally many in each step
             loss_sum = self.deepspeed(micro.inputs, micro.targets_BS, micro.loss_mask_BS)
             self.deepspeed.backward(loss_sum * scale, scale_wrt_gas=False)
             total += loss_sum.detach()

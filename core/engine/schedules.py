@@ -58,36 +58,45 @@ class FedStage(nn.Module):
 class StageRunner:
     """Forward and backward pass of a step over all micro-batches, in the order of one of torch's schedules.
 
+    torch's schedules are made for one number of micro-batches: where a step has another, as while the batch ramps up, they are made anew.
+
     Args:
         pipeline: this rank's slices of the model, and where the others lie.
         schedule: parallel.schedule.
-        micro_batches: of each step.
         hidden_shape: (B, s, H) of what the stages send, in fp32 (the residual stream under autocast is fp32, too).
         sentinel: told of this rank's losses and hidden states.
     """
 
-    def __init__(self, pipeline: Pipeline, *, schedule: str, micro_batches: int, hidden_shape: tuple[int, int, int],
-                 sentinel: Sentinel) -> None:
+    def __init__(self, pipeline: Pipeline, *, schedule: str, hidden_shape: tuple[int, int, int], sentinel: Sentinel) -> None:
         self.pipeline, self._sentinel = pipeline, sentinel
+        self._name, self._hidden_shape = schedule, hidden_shape
         stages = list(pipeline.stages)
         self._last = next((stage for stage in stages if stage.stage.last), None)
         self._feed: list[MicroBatch] = []
-        self._numbers = torch.arange(micro_batches)
+        self._numbers = torch.arange(0)
         self._scale = 1.0
         self._device = next(stages[0].parameters()).device
         self._total = torch.zeros((), dtype=torch.float64, device=self._device)
-        hidden_BsH = torch.empty(hidden_shape, device="meta").requires_grad_()
+        self._schedule: PipelineScheduleSingle | PipelineScheduleMulti | None = None
+
+    def _scheduled(self, micro_batches: int) -> PipelineScheduleSingle | PipelineScheduleMulti:
+        """The schedule for so many micro-batches; the one before is given up, with its buffers."""
+        if self._schedule is not None and len(self._numbers) == micro_batches:
+            return self._schedule
+        self._schedule, self._numbers = None, torch.arange(micro_batches)
+        pipeline, hidden_BsH = self.pipeline, torch.empty(self._hidden_shape, device="meta").requires_grad_()
         torch_stages = [
-            PipelineStage(FedStage(stage, precision=pipeline.precision, feed=self._feed, sentinel=sentinel), stage.stage.index,
+            PipelineStage(FedStage(stage, precision=pipeline.precision, feed=self._feed, sentinel=self._sentinel), stage.stage.index,
                           pipeline.placement.num_stages, self._device,
                           input_args=() if stage.stage.first else (hidden_BsH,), output_args=(hidden_BsH,), group=pipeline.group)
-            for stage in stages]
+            for stage in pipeline.stages]
         # a sum, not a mean: torch must not divide by the number of micro-batches
-        self._schedule: PipelineScheduleSingle | PipelineScheduleMulti
-        if schedule in SINGLE:
-            self._schedule = SINGLE[schedule](torch_stages[0], micro_batches, loss_fn=self._loss, scale_grads=False)
+        if self._name in SINGLE:
+            self._schedule = SINGLE[self._name](torch_stages[0], micro_batches, loss_fn=self._loss, scale_grads=False)
         else:
-            self._schedule = SEVERAL[schedule](torch_stages, micro_batches, loss_fn=self._loss, scale_grads=False)  # type: ignore[arg-type]
+            self._schedule = SEVERAL[self._name](torch_stages, micro_batches, loss_fn=self._loss,  # type: ignore[arg-type]
+                                                 scale_grads=False)
+        return self._schedule
 
     def run(self, micro_batches: Sequence[MicroBatch], scale: float) -> Tensor:
         """Adds the gradient of the loss to every parameter's `grad`.
@@ -102,7 +111,7 @@ class StageRunner:
         self._feed[:] = micro_batches
         self._scale = scale
         self._total = torch.zeros_like(self._total)
-        self._schedule.step(number=self._numbers, target=self._numbers, return_outputs=False)
+        self._scheduled(len(micro_batches)).step(number=self._numbers, target=self._numbers, return_outputs=False)
         self._feed.clear()
         return self._total
 

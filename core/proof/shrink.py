@@ -9,7 +9,7 @@ from copy import deepcopy
 from dataclasses import fields
 from math import ceil, gcd, prod
 
-from ...conf.schema import ClusterKind, Config, ContextAttention, ModelConfig, ParallelConfig
+from ...conf.schema import ClusterKind, Config, ContextAttention, ModelConfig, ParallelConfig, RampUpConfig
 from ...parallel.stages import micro_batch_fault, stages_per_rank
 from ...parallel.topology import divisors
 from ..layouts import context_unit
@@ -132,3 +132,4 @@ def _shrink_batch(small: Config, whole: Config, dp: int) -> None:
         count = next(n for n in range(min(accumulation, 2 * p.pp), 8 * p.pp)
                      if micro_batch_fault(p.schedule.value, pp=p.pp, virtual_stages=p.virtual_stages, micro_batches=n) is None)
     b.global_size = b.micro_size * count * dp
+    b.ramp_up, small.data.stages = RampUpConfig(), []  # a proof takes a few steps, all alike

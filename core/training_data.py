@@ -1,0 +1,57 @@
+"""The training set that a config names: which sources, in which order. Imports no torch, so that a batch is explained without it."""
+
+from collections.abc import Callable, Sequence
+
+from ..conf.schema import Config
+from ..conf.sources import AnySource, SourceByEpochs, all_sources, sources, stages
+from ..data.order.stages import Stage
+from ..data.samples.dataset import TrainingSet
+from ..data.tokens.description import unwatched
+from ..data.tokens.token_file import open_corpus
+from .batch import BatchPlan
+
+
+def open_training(config: Config, tick: Callable[[], None] = unwatched) -> TrainingSet:
+    """The training set of a run.
+
+    Args:
+        config: of the run.
+        tick: a sign of progress after each block that has to be verified.
+
+    Raises:
+        DataError: a corpus is missing, damaged or too short.
+    """
+    data, length = config.data, config.model.sequence_length
+    paths = all_sources(sources(data.train), stages(data.stages))
+    files = [open_corpus(path, tick=tick) for path in paths]
+    windows = {path: max(1, file.num_tokens // length) for path, file in zip(paths, files, strict=True)}
+    order = order_stages(config, windows)
+    return TrainingSet([(file, order[0].weights[place]) for place, file in enumerate(files)], sequence_length=length,
+                       seed=config.train.seed, document_mask=data.document_mask, vocab_size=config.model.vocab_size, stages=order)
+
+
+def order_stages(config: Config, windows: dict[str, int]) -> list[Stage]:
+    """The stages of a run's order: where each begins is the first sample of its step in a run that nothing disturbed.
+
+    After a rewind, which passes samples over, a stage so begins as many steps earlier: the order stays a function of the sample's number.
+
+    Args:
+        config: of the run.
+        windows: path -> samples of one epoch, of each source in the order of `all_sources`.
+    """
+    plan = BatchPlan.of_steps(config.batch)
+    train, length = sources(config.data.train), config.model.sequence_length
+    found = [Stage(0, weights_of(train, windows), length)]
+    for stage in stages(config.data.stages):
+        train, length = stage.train or train, stage.sequence_length or length
+        here = Stage(plan.first_sample(stage.from_step), weights_of(train, windows), length)
+        if here.first_sample == 0:
+            found.clear()
+        found.append(here)
+    return found
+
+
+def weights_of(train: Sequence[AnySource], windows: dict[str, int]) -> tuple[float, ...]:
+    """The weight of each source of the run in one mixture; 0 where it is not in it."""
+    named = {source.path: source.epochs * windows[source.path] if isinstance(source, SourceByEpochs) else source.weight for source in train}
+    return tuple(named.get(path, 0.0) for path in windows)
