@@ -132,7 +132,7 @@ class BadWordsSettings:
 
 @dataclass(frozen=True)
 class CodeSettings:
-    """Heuristics of Codex (arXiv:2107.03374, section 3.1) and The Stack v2 (arXiv:2402.19173, section 3.2)."""
+    """Heuristics of Codex (arXiv:2107.03374, section 3.1) and The Stack v2 (arXiv:2402.19173)."""
 
     enabled: bool = False
     most_lines: int = 100_000
@@ -171,11 +171,15 @@ class DuplicateSettings:
 
 @dataclass(frozen=True)
 class DecontaminationSettings:
-    """`files`: evaluation sets, text or JSON lines; a document that shares `ngram` words in a row with them goes."""
+    """`files`: evaluation sets, text, JSON lines or Parquet; a document that shares `ngram` words in a row with them goes.
+
+    `text_keys`: of the fields to take, empty takes every string; `cut`: only the passage and 200 characters around it go.
+    """
 
     files: tuple[str, ...] = ()
     text_keys: tuple[str, ...] = ()
     ngram: int = 13
+    cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -208,3 +212,12 @@ class CleanSettings:
     pii: PiiSettings = field(default_factory=PiiSettings)
     duplicates: DuplicateSettings = field(default_factory=DuplicateSettings)
     decontamination: DecontaminationSettings = field(default_factory=DecontaminationSettings)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Every file that decides what stays: another content makes another corpus."""
+        found = [self.language.model] if self.language.enabled else []
+        found += [self.bad_words.file] if self.bad_words.enabled else []
+        if self.url.enabled:
+            found += [self.url.domains_file, self.url.urls_file, self.url.words_file, self.url.subwords_file, self.url.soft_words_file]
+        return tuple(path for path in [*found, *self.decontamination.files] if path)

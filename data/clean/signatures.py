@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import xxhash
 
-from .word_hashes import comparable, mixed, n_grams, words
+from .word_hashes import comparable, mixed, n_grams, overlapping
 
 _BLOCK = 1024  # shingles hashed at a time: 112 x 1024 x 4 bytes stay in a second-level cache
 
@@ -75,11 +75,8 @@ class Signer:
         n = self._shape.words
         smallest = np.full(self._shape.hashes, 2**32 - 1, np.uint32)
         count = 0
-        before = np.empty(0, np.uint64)  # the last n - 1 words of the piece before: their shingles reach into this one
-        for piece in words(comparable(text)):
-            hashes = np.concatenate([before, piece.hashes])
-            before = hashes[max(0, len(hashes) - n + 1):]
-            shingles = (n_grams(hashes, n) >> np.uint64(32)).astype(np.uint32)
+        for piece in overlapping(comparable(text), n):
+            shingles = (n_grams(piece.hashes, n) >> np.uint64(32)).astype(np.uint32)
             count += len(shingles)
             for begin in range(0, len(shingles), _BLOCK):
                 values = self._factors * shingles[begin:begin + _BLOCK]

@@ -52,14 +52,19 @@ def words(text: str) -> Iterator[Words]:
         begin = end
 
 
-def word_hashes(text: str) -> np.ndarray:
-    """The hashes of all words, uint64 (words,).
+def overlapping(text: str, n: int) -> Iterator[Words]:
+    """The words in pieces that repeat the last n - 1 words of the piece before: each n-gram of the text is whole in one piece.
 
     Args:
         text: `comparable` one.
+        n: words in each n-gram.
     """
-    parts = [piece.hashes for piece in words(text)]
-    return parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, np.uint64), *parts])
+    before = Words(np.empty(0, np.uint64), np.empty(0, np.int64))
+    for piece in words(text):
+        joined = Words(np.concatenate([before.hashes, piece.hashes]), np.concatenate([before.starts, piece.starts]))
+        yield joined
+        last = max(0, len(joined.hashes) - n + 1)
+        before = Words(joined.hashes[last:], joined.starts[last:])
 
 
 def n_grams(hashes: np.ndarray, n: int) -> np.ndarray:
@@ -80,6 +85,17 @@ def n_grams(hashes: np.ndarray, n: int) -> np.ndarray:
     return mixed(total)
 
 
+def word_end(text: str, start: int) -> int:
+    """The first character behind the word that starts there.
+
+    Args:
+        text: `comparable` one.
+        start: of `Words.starts`.
+    """
+    kinds = _kinds_of(_characters(text[start:start + PIECE]))
+    return start + (1 if kinds[0] == _WORD_ALONE else int(np.argmin(np.append(kinds == _IN_WORD, False))))
+
+
 def mixed(values: np.ndarray) -> np.ndarray:
     """SplitMix64's finaliser (Steele, Lea and Flood, 2014) of uint64 values of any shape."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -96,8 +112,8 @@ def _piece_end(text: str, begin: int) -> int:
 
 
 def _words(piece: str, begin: int) -> Words:
-    characters = np.frombuffer(piece.encode("utf-32-le", "surrogatepass"), np.uint32)
-    kind = _kinds()[np.minimum(characters, _BASIC)]
+    characters = _characters(piece)
+    kind = _kinds_of(characters)
     first = kind != _SEPARATOR
     first[1:] &= (kind[1:] == _WORD_ALONE) | (kind[:-1] != _IN_WORD)
     starts = np.flatnonzero(first)
@@ -109,6 +125,14 @@ def _words(piece: str, begin: int) -> Words:
     values[kind == _SEPARATOR] = 0
     # sum of c_i B^i over the word, divided by B^start: the polynomial of the word wherever it stands.
     return Words(mixed(np.add.reduceat(values, starts) * inverses[starts]), starts + begin)
+
+
+def _characters(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+
+
+def _kinds_of(characters: np.ndarray) -> np.ndarray:
+    return _kinds()[np.minimum(characters, _BASIC)]
 
 
 @cache

@@ -1,0 +1,86 @@
+"""The texts of evaluation sets: whole text files, and every string of JSON lines and Parquet rows, however deep."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from ..errors import DataError
+from ..sources.blocks import JsonLines
+from ..sources.document import Document
+from ..sources.find import find_sources
+from ..sources.read import read_chunks
+
+_ROWS = 1024  # of a table at once
+
+
+def evaluation_texts(file: str, keys: Sequence[str] = ()) -> Iterator[str]:
+    """All texts of the files that an entry names.
+
+    Args:
+        file: a file, a folder or a glob; text, JSON lines (.gz, .zst ...) or Parquet.
+        keys: of the fields to take from JSON lines and tables; empty takes every string.
+
+    Raises:
+        DataError: it cannot be read, or is no text.
+    """
+    for source in find_sources([file]).sources:
+        if PurePath(source.path).suffix == ".parquet":
+            yield from _table_texts(source.path, keys)
+            continue
+        for chunk in read_chunks([source], text_key="text"):
+            for block in chunk.blocks:
+                if isinstance(block, JsonLines):
+                    yield from _line_texts(block, keys)
+                    continue
+                for found in block.documents():
+                    if not isinstance(found, Document) and found.cause != "empty":
+                        raise _not_text(found.file, found.line, found.cause)
+                    if isinstance(found, Document):
+                        yield found.text
+
+
+def _line_texts(block: JsonLines, keys: Sequence[str]) -> Iterator[str]:
+    for number, line in enumerate(block.data.split(b"\n"), block.first_line):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise _not_text(block.file, number, "broken_json") from error
+        yield from _chosen(record, keys)
+
+
+def _table_texts(path: str, keys: Sequence[str]) -> Iterator[str]:
+    from pyarrow import ArrowException
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        with ParquetFile(path) as table:
+            for batch in table.iter_batches(_ROWS):
+                for record in batch.to_pylist():
+                    yield from _chosen(record, keys)
+    except (ArrowException, OSError) as error:
+        raise DataError(f"{path} is no readable Parquet file: {error}", do="copy the file again from its source", file=path) from error
+
+
+def _chosen(record: Any, keys: Sequence[str]) -> Iterator[str]:
+    if keys and isinstance(record, dict):
+        yield from _strings([record[key] for key in keys if key in record])
+    else:
+        yield from _strings(record)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    waiting = [value]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, list | tuple | dict):
+            waiting += reversed(list(value.values() if isinstance(value, dict) else value))
+
+
+def _not_text(file: str, line: int, cause: str) -> DataError:
+    return DataError(f"{file}:{line} of an evaluation set: {cause}", do="repair or leave out the file in clean.decontamination.files",
+                     file=file)
