@@ -35,7 +35,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A document that stays, as the rules left it."""
+    """A document that stays, as the rules left it; never empty."""
 
     text: str
     changes: list[Change] = field(default_factory=list)
@@ -82,7 +82,7 @@ class Cleaner:
         if len(self._rules) == 1 and page.kind != "html":
             return Kept(page.text)
         try:
-            with time_limit(self._seconds * (1 + len(page.text) // _MIB)):
+            with time_limit(self._seconds * (1 + len(document.text) // _MIB)):
                 for rule, refused in self._steps(page, changes):
                     return Removed(rule, refused.detail, page.text, changes)
         except TimeLimit:
@@ -99,6 +99,9 @@ class Cleaner:
             if result is not page.text:
                 changes.append(Change(rule.name, page.text, result))
                 page.text = result
+                if not result:
+                    yield rule.name, Refused("nothing_left")
+                    return
 
 
 def utf8_bytes(text: str) -> int:

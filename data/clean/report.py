@@ -1,4 +1,4 @@
-"""What cleaning did: documents and bytes in and out for each rule, and examples. Results of chunks merge into one, whatever worker made them."""
+"""What cleaning did: documents and bytes in and out for each rule, and examples. Results of chunks merge into one."""
 
 import heapq
 import json
@@ -50,6 +50,11 @@ class Row:
     removed_examples: list[Example] = field(default_factory=list)
     changed_examples: list[Example] = field(default_factory=list)
 
+    def count(self, detail: str) -> None:
+        """One more removed document; what follows a colon is about this document only."""
+        kind = detail.partition(": ")[0]
+        self.details[kind] = self.details.get(kind, 0) + 1
+
     def merge(self, other: "Row", examples: int) -> None:
         """Joins the counts of a later chunk."""
         self.documents_in += other.documents_in
@@ -99,7 +104,7 @@ class CleanReport:
                 self._keep(row.changed_examples, document, "changed", _difference(change.before, change.after))
             if name == gone:
                 assert isinstance(outcome, Removed)
-                row.details[outcome.detail] = row.details.get(outcome.detail, 0) + 1
+                row.count(outcome.detail)
                 self._keep(row.removed_examples, document, outcome.detail, (outcome.text[:_SHOWN], ""))
                 return
             row.documents_out += 1
@@ -126,7 +131,7 @@ class CleanReport:
         self.documents_out -= 1
         self.bytes_out -= size
         row = self.rows[rule]
-        row.details[detail] = row.details.get(detail, 0) + 1
+        row.count(detail)
         self._keep(row.removed_examples, document, detail, (document.text[:_SHOWN], ""))
 
     def merge(self, other: "CleanReport") -> None:
