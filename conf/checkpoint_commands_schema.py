@@ -29,7 +29,8 @@ class InspectConfig:
     verify: bool = text(False, help="read every block and check it; names every damaged file and block")
     filter: str = text("*", help="which tensors are listed: a pattern as in *.mlp.*")
     corpus: str = text("", help="corpus folder (not built yet)")
-    step: int = number(0, least=0, help="with directory: the batch of this step (not built yet); 0: none")
+    step: int = number(0, least=0, help="with directory: what this step was made of, sample by sample; 0: none")
+    ranks: int = number(0, least=0, help="with step: ranks that it ran on, where the run has not recorded them; 0: as its config says")
     output: str = text("", help="JSON file for the result; empty: only printed")
 
 

@@ -32,7 +32,7 @@ def ramp_up_rules(config: Config, unit: int) -> Iterator[Problem]:
     if ramp.start > size or (size - ramp.start) % ramp.increment:
         steps = [each for each in divisors(size - ramp.start) if each % max(1, unit) == 0] if size > ramp.start else []
         yield Problem("batch.ramp_up.increment", ramp.increment, f"does not lead from batch.ramp_up.start={ramp.start} to "
-                      f"batch.global_size={size}", f"try batch.ramp_up.increment in {steps}" if steps else "set another batch.ramp_up.start")
+                      f"batch.global_size={size}", f"try batch.ramp_up.increment in {steps}" if steps else "set another start")
         return
     for name in ("start", "increment"):
         value = getattr(ramp, name)

@@ -42,6 +42,7 @@ from .provenance import restore_run_id
 from .pulse import Phase
 from .resume import Resumed, agreed_config, resume, standing
 from .stage_plan import held_stages
+from .starts import record_start
 from .tracking.tracker import Tracker
 from .trainer import Progress, Trainer, Watch
 from .training_data import open_training
@@ -101,6 +102,7 @@ def open_run(config: Config, place: Place, oversight: Oversight) -> Trainer:
     oversight.fence()
     if place.rank == 0:
         write_config(config)
+        record_start(config, step=progress.step, samples_seen=progress.samples_seen, world_size=place.world_size)
         restore_run_id(Path(config.run.directory), resumed.extra)
     watch = _watch(config, place, resumed) if place.rank == 0 else None
     show_layout(config, place, watch)

@@ -1,4 +1,4 @@
-"""`hexareme inspect`: what a checkpoint, or the checkpoints of a run, contain; finds all that is damaged."""
+"""`hexareme inspect`: what a checkpoint, the checkpoints of a run, or a step of it contain; finds all that is damaged."""
 
 import json
 from collections.abc import Callable
@@ -24,7 +24,10 @@ def main(overrides: list[str]) -> int:
     config = compose("inspect", overrides)
     refuse_later(config)
     path = Path(config.checkpoint or config.directory)
-    described = of_run(config, path) if (path / "checkpoints").is_dir() else of_checkpoint(config, path)
+    if config.step:
+        described = of_step(config, path)
+    else:
+        described = of_run(config, path) if (path / "checkpoints").is_dir() else of_checkpoint(config, path)
     if config.output:
         Path(config.output).write_text(json.dumps(described, indent=1) + "\n")
     return int(bool(described["findings"]))
@@ -65,6 +68,16 @@ def of_run(config: InspectConfig, run: Path) -> dict[str, Any]:
     return described | {"findings": found}
 
 
+def of_step(config: InspectConfig, run: Path) -> dict[str, Any]:
+    """Prints what a step of a run was made of."""
+    from ...core.explain import explain_step
+    from ...core.explain_lines import step_lines
+
+    described = explain_step(run, config.step, ranks=config.ranks)
+    print("\n".join(step_lines(described)))
+    return described | {"findings": []}
+
+
 def verified(config: InspectConfig, total: int, action: Callable[[Callable[[int], None]], Any]) -> Any:
     """Does something that reads `total` bytes if every block is to be checked, with a bar."""
     done = 0
@@ -90,10 +103,12 @@ def verdict(config: InspectConfig, found: list[str]) -> str:
 def refuse_later(config: InspectConfig) -> None:
     """What comes with a later release is refused by name."""
     there_is = "take checkpoint=<folder> or directory=<run>"
-    later = {"corpus": config.corpus, "step": config.step}
+    later = {"corpus": config.corpus}
     problems = [Problem(key, value, "is not built yet", there_is) for key, value in later.items() if value]
     if not problems and bool(config.checkpoint) == bool(config.directory):
         which = "and directory are both given" if config.checkpoint else "and directory are both empty"
         problems = [Problem("checkpoint", config.checkpoint, which, there_is)]
+    if not problems and config.step and not config.directory:
+        problems = [Problem("step", config.step, "is a step of a run, and directory is empty", "give directory=<run folder>")]
     if problems:
         raise ConfigError(problems)

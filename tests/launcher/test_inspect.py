@@ -70,7 +70,8 @@ def test_a_damaged_manifest_is_a_finding(run, capsys):
 
 @pytest.mark.parametrize(("words", "code", "told"), [
     (["corpus=x"], 2, "not built yet"),
-    (["directory=runs/x", "step=3"], 2, "not built yet"),
+    (["directory=runs/x", "step=3"], 2, "cannot be read"),
+    (["checkpoint=runs/x", "step=3"], 2, "directory is empty"),
     ([], 2, "both empty"),
     (["checkpoint=a", "directory=b"], 2, "both given"),
     (["checkpoint=/nowhere"], 4, "no checkpoint folder"),
