@@ -2,26 +2,38 @@
 
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from ..errors import DataError
-from .tokenizer import END_OF_DOCUMENT, TRAINED_KINDS, cut
+from .cutting import cut
+from .tokenizer import END_OF_DOCUMENT, TRAINED_KINDS
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from tokenizers.trainers import Trainer
 
 _SENTENCE = 1 << 16  # characters; SentencePiece drops a whole sentence for one NUL, so no sentence is long
 _THREADS = 8  # for every machine: unigram sums expectations thread by thread, so another number would change its pieces
 _TOO_SMALL = "Vocabulary size is smaller than required_chars"
+_BERT_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # in BERT's order; [SEP] ends a document
 
 
-def train_tokenizer(kind: str, texts: Iterable[str], *, vocab_size: int) -> tuple[bytes, int]:
-    """Trains a tokenizer whose `decode(encode(text))` is `text`, for every text.
+def train_tokenizer(
+    kind: str, texts: Iterable[str], *, vocab_size: int, special_tokens: Sequence[str] = (), lowercase: bool = False
+) -> tuple[bytes, int]:
+    """Trains a tokenizer whose `decode(encode(text))` is `text`, for every text; only WordPiece keeps no more than the words.
 
     BPE: Sennrich et al. 2016 (arXiv:1508.07909), unigram: Kudo 2018 (arXiv:1804.10959), both by SentencePiece with byte fallback
-    and no normalization; byte_bpe: byte-level BPE with the pattern of GPT-2 (Radford et al. 2019), by Hugging Face tokenizers.
+    and no normalization; byte_bpe: byte-level BPE with the pattern of GPT-2 (Radford et al. 2019), by Hugging Face tokenizers;
+    wordpiece: BERT's (Devlin et al. 2019, arXiv:1810.04805; trained by merges as the library does), with `[SEP]` after each document.
 
     Args:
         kind: one of `TRAINED_KINDS`.
         texts: the sample; its order counts.
         vocab_size: pieces; fewer come back where the sample does not hold as many.
+        special_tokens: found in no text. Their ids follow that of the end of a document, so they do not depend on the sample.
+        lowercase: wordpiece: all letters are made small, and lose their accents.
 
     Returns:
         The bytes of the model file, and the end-of-document id.
@@ -31,11 +43,13 @@ def train_tokenizer(kind: str, texts: Iterable[str], *, vocab_size: int) -> tupl
     """
     assert kind in TRAINED_KINDS, kind
     if kind == "byte_bpe":
-        return _train_byte_bpe(texts, vocab_size)
-    return _train_sentencepiece(kind.removeprefix("sentencepiece_"), texts, vocab_size)
+        return _train_byte_bpe(texts, vocab_size, [END_OF_DOCUMENT, *special_tokens])
+    if kind == "wordpiece":
+        return _train_wordpiece(texts, vocab_size, [*_BERT_TOKENS, *special_tokens], lowercase)
+    return _train_sentencepiece(kind.removeprefix("sentencepiece_"), texts, vocab_size, [END_OF_DOCUMENT, *special_tokens])
 
 
-def _train_sentencepiece(model_type: str, texts: Iterable[str], vocab_size: int) -> tuple[bytes, int]:
+def _train_sentencepiece(model_type: str, texts: Iterable[str], vocab_size: int, special: Sequence[str]) -> tuple[bytes, int]:
     from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
     model = io.BytesIO()
@@ -53,7 +67,7 @@ def _train_sentencepiece(model_type: str, texts: Iterable[str], vocab_size: int)
             byte_fallback=True,
             character_coverage=0.9995,
             max_sentence_length=4 * _SENTENCE,  # bytes
-            control_symbols=[END_OF_DOCUMENT],
+            control_symbols=list(special),
             unk_id=0,
             bos_id=-1,
             eos_id=-1,
@@ -71,21 +85,32 @@ def _train_sentencepiece(model_type: str, texts: Iterable[str], vocab_size: int)
     return model.getvalue(), SentencePieceProcessor(model_proto=model.getvalue()).piece_to_id(END_OF_DOCUMENT)
 
 
-def _train_byte_bpe(texts: Iterable[str], vocab_size: int) -> tuple[bytes, int]:
+def _train_byte_bpe(texts: Iterable[str], vocab_size: int, special: Sequence[str]) -> tuple[bytes, int]:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[END_OF_DOCUMENT],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=list(special), initial_alphabet=alphabet, show_progress=False)
+    return _trained(tokenizer, trainer, texts, END_OF_DOCUMENT)
+
+
+def _train_wordpiece(texts: Iterable[str], vocab_size: int, special: Sequence[str], lowercase: bool) -> tuple[bytes, int]:
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # type: ignore[call-arg]  # wrong in the library's stubs
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=list(special), show_progress=False)
+    return _trained(tokenizer, trainer, texts, "[SEP]")
+
+
+def _trained(tokenizer: "Tokenizer", trainer: "Trainer", texts: Iterable[str], end_token: str) -> tuple[bytes, int]:
     tokenizer.train_from_iterator(_sentences(texts), trainer)
     model = json.dumps(json.loads(tokenizer.to_str()), ensure_ascii=False, indent=1)
-    end = tokenizer.token_to_id(END_OF_DOCUMENT)
+    end = tokenizer.token_to_id(end_token)
     assert end is not None
     return model.encode(), end
 
