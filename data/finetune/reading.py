@@ -1,0 +1,118 @@
+"""JSON objects out of source files: lines of JSON, and rows of tables with all their columns."""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ..errors import DataError
+from ..prepare.tally import Result
+from ..sources.blocks import JsonLines
+from ..sources.chunk import CHUNK, Chunk, Place
+from ..sources.document import Rejected
+from ..sources.find import Source
+from ..sources.formats import format_by_name
+from ..sources.read import read_chunks
+
+_ROWS = 64  # of a table at a time
+
+
+def task_chunks(sources: Sequence[Source]) -> Iterator[Chunk]:
+    """Chunks of about 1 MiB that do not depend on who works on them.
+
+    Args:
+        sources: as `find_sources` gives them.
+
+    Raises:
+        DataError: a file cannot be read, or is damaged.
+    """
+    for source in sources:
+        kind = source.format or format_by_name(source.path)
+        if kind in ("parquet", "arrow"):
+            yield from _table_chunks(source, kind)
+        else:
+            yield from read_chunks([source], text_key="")
+
+
+def records(chunk: Chunk, result: Result) -> Iterator[tuple[dict[str, Any], str, int]]:
+    """The JSON objects of a chunk with file and line; what is none is counted in `result`."""
+    for block in chunk.blocks:
+        if not isinstance(block, JsonLines):
+            for outcome in block.documents():
+                result.tally.records += 1
+                refuse(result, outcome.file, outcome.line, outcome.cause if isinstance(outcome, Rejected) else "not_json_lines")
+            continue
+        lines = block.data.split(b"\n")
+        if not lines[-1]:
+            lines.pop()  # what follows the last line feed
+        for line, data in enumerate(lines, block.first_line):
+            result.tally.records += 1
+            record, cause = _object(data)
+            if record is None:
+                refuse(result, block.file, line, cause)
+            else:
+                yield record, block.file, line
+
+
+def refuse(result: Result, file: str, line: int, cause: str) -> None:
+    """Counts a record that cannot be used; an empty one is whole."""
+    if cause == "empty":
+        result.tally.skip(cause)
+        return
+    result.tally.reject(cause)
+    result.rejects.append(Rejected(file, line, cause))
+
+
+def _object(data: bytes) -> tuple[dict[str, Any] | None, str]:
+    if not data.strip():
+        return None, "empty"
+    try:
+        found = json.loads(data.decode())
+    except UnicodeDecodeError:
+        return None, "invalid_utf8"
+    except (ValueError, RecursionError):  # a million open brackets are as broken as one
+        return None, "broken_json"
+    return (found, "") if isinstance(found, dict) else (None, "not_an_object")
+
+
+def _table_chunks(source: Source, kind: str) -> Iterator[Chunk]:
+    """Rows as lines of JSON; what JSON cannot hold (dates, bytes) is spelled out."""
+    import pyarrow as pa
+
+    try:
+        lines, size, row, read = [], 0, 1, 0
+        for rows, done in _rows(source, kind):
+            lines += [json.dumps(each, default=str).encode() for each in rows]
+            size += sum(map(len, lines[-len(rows) :]))
+            if size >= CHUNK:
+                yield Chunk([JsonLines(source.path, row, b"\n".join(lines), "")], done - read, Place(), size)
+                row, read = row + len(lines), done
+                lines, size = [], 0
+        yield Chunk([JsonLines(source.path, row, b"\n".join(lines), "")] if lines else [], source.size - read, Place(), size)
+    except pa.ArrowException as error:
+        message = f"{source.path} is no {kind.capitalize()} file, or damaged: {error}"
+        raise DataError(message, do="copy the file again from its source", file=source.path) from error
+    except OSError as error:
+        do = "check the file and its permissions"
+        raise DataError(f"{source.path} cannot be read: {error.strerror or error}", do=do, file=source.path) from error
+
+
+def _rows(source: Source, kind: str) -> Iterator[tuple[list[dict[str, Any]], int]]:
+    """(rows, about how many bytes of the file were read)."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if kind == "parquet":
+        with pq.ParquetFile(source.path, memory_map=False, pre_buffer=False) as file:
+            seen, total = 0, max(1, file.metadata.num_rows)
+            for batch in file.iter_batches(batch_size=_ROWS, use_threads=False):
+                seen += len(batch)
+                yield batch.to_pylist(), source.size * seen // total
+        return
+    with open(source.path, "rb") as raw:
+        stream = raw.read(6) != b"ARROW1"
+        raw.seek(0)
+        with pa.ipc.open_stream(raw) if stream else pa.ipc.open_file(raw) as reader:
+            batches = iter(reader) if stream else (reader.get_batch(i) for i in range(reader.num_record_batches))
+            for batch in batches:
+                for start in range(0, len(batch), _ROWS):
+                    yield batch.slice(start, _ROWS).to_pylist(), min(source.size, raw.tell())
