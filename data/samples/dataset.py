@@ -13,7 +13,7 @@ from ..order.permutation import window_starts
 from ..order.pieces import cut_into_pieces
 from ..order.stages import Stage, Stages
 from ..tokens.description import unwatched
-from ..tokens.token_file import TokenFile
+from ..tokens.joined import Tokens
 from .batch import Batch, Sample
 from .windows import Windows
 
@@ -44,7 +44,7 @@ class TrainingSet:
     """
 
     def __init__(
-        self, sources: Sequence[tuple[TokenFile, float]], *, sequence_length: int, seed: int, document_mask: bool, vocab_size: int = 0,
+        self, sources: Sequence[tuple[Tokens, float]], *, sequence_length: int, seed: int, document_mask: bool, vocab_size: int = 0,
         stages: Sequence[Stage] = (),
     ) -> None:
         self.files = [file for file, _ in sources]
@@ -107,7 +107,7 @@ class ValidationSet:
         DataError: fewer than two tokens.
     """
 
-    def __init__(self, token_file: TokenFile, *, sequence_length: int, document_mask: bool, vocab_size: int = 0) -> None:
+    def __init__(self, token_file: Tokens, *, sequence_length: int, document_mask: bool, vocab_size: int = 0) -> None:
         if token_file.num_tokens < 2:
             raise _too_short(token_file.prefix, token_file.num_tokens, 2)
         self.file = token_file

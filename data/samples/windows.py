@@ -7,7 +7,7 @@ import numpy as np
 from ..errors import DataError
 from ..tokens.bulk import Spans
 from ..tokens.description import unwatched
-from ..tokens.token_file import TokenFile
+from ..tokens.joined import Tokens
 from .batch import Batch
 
 
@@ -25,7 +25,7 @@ class Windows:
         self._document_mask = document_mask
         self._vocab_size = vocab_size
 
-    def batch(self, files: Sequence[TokenFile], *, samples_B: np.ndarray, sources_B: np.ndarray, starts_B: np.ndarray,
+    def batch(self, files: Sequence[Tokens], *, samples_B: np.ndarray, sources_B: np.ndarray, starts_B: np.ndarray,
               wrap: bool = True, tick: Callable[[], None] = unwatched) -> Batch:
         """One window for each sample: one array of all ids, of which tokens and targets are views.
 
@@ -100,16 +100,17 @@ class Windows:
         positions -= np.repeat(begins_D.astype(np.int32), lengths_D)
         return documents_BS, positions.reshape(size, length)
 
-    def _check_ids(self, files: Sequence[TokenFile], ids_BW: np.ndarray, sources_B: np.ndarray, starts_B: np.ndarray) -> None:
+    def _check_ids(self, files: Sequence[Tokens], ids_BW: np.ndarray, sources_B: np.ndarray, starts_B: np.ndarray) -> None:
         if ids_BW.max() < self._vocab_size and (ids_BW.dtype.kind == "u" or ids_BW.min() >= 0):
             return
         row, inside = (int(each[0]) for each in np.nonzero((ids_BW >= self._vocab_size) | (ids_BW < 0)))
         file = files[int(sources_B[row])]
         position = (int(starts_B[row]) + inside) % file.num_tokens
         document = file.document_at(position)
-        where = f"document {document}, offset {position - file.document_start(document)}"
-        message = f"{file.prefix}.bin holds the id {ids_BW[row, inside]} ({where}), but model.vocab_size={self._vocab_size}"
-        raise DataError(message, do="raise model.vocab_size, or prepare the corpus with the model's tokenizer", file=f"{file.prefix}.bin")
+        path, number, _ = file.origin(document)
+        where = f"document {number}, offset {position - file.document_start(document)}"
+        message = f"{path} holds the id {ids_BW[row, inside]} ({where}), but model.vocab_size={self._vocab_size}"
+        raise DataError(message, do="raise model.vocab_size, or prepare the corpus with the model's tokenizer", file=path)
 
 
 def _of_inputs(spans: Spans, length: int) -> Spans:

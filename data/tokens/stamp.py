@@ -7,7 +7,7 @@ folder cannot be written, in the user's cache. A lost, stale or unreadable stamp
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -64,13 +64,13 @@ def verify(prefix: Path, expected: PartDescription | None, tick: Callable[[], No
     """
     bin_state, idx_state = FileState.of(_bin(prefix)), FileState.of(_idx(prefix))
     for place in (beside(prefix), in_cache(prefix)):
-        stamp = _read(place)
+        stamp = read_stamp(place)
         if not stamp or (stamp.bin, stamp.idx) != (bin_state, idx_state):
             continue
         if not expected or stamp.checksum == checksum(expected.bin, expected.idx):
             return stamp
     stamp = _verify_all(prefix, expected, (bin_state, idx_state), tick)
-    _leave(prefix, stamp)
+    leave_stamp((beside(prefix), in_cache(prefix)), stamp, prefix)
     return stamp
 
 
@@ -86,8 +86,12 @@ def beside(prefix: Path) -> Path:
 
 def in_cache(prefix: Path) -> Path:
     """Where the stamp lies if not: the user's cache folder, named by the absolute prefix."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "hexareme" / "stamps" / f"{xxhash.xxh3_128_hexdigest(bytes(prefix.absolute()))}.stamp.json"
+    return cache_folder() / f"{xxhash.xxh3_128_hexdigest(bytes(prefix.absolute()))}.stamp.json"
+
+
+def cache_folder() -> Path:
+    """The user's, for what cannot lie beside the files."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hexareme" / "stamps"
 
 
 def _verify_all(prefix: Path, expected: PartDescription | None, states: tuple[FileState, FileState], tick: Callable[[], None]) -> Stamp:
@@ -159,21 +163,28 @@ def _compare_contents(prefix: Path, index: IndexFile, largest_id: int, expected:
             raise DataError(message, do="run `hexareme prepare` again", file=prefix.parent / "corpus.json")
 
 
-def _leave(prefix: Path, stamp: Stamp) -> None:
-    text = json.dumps(asdict(stamp)) + "\n"
-    try:
-        write_atomically(beside(prefix), text)
-    except OSError:  # a read-only or full file system
-        place = in_cache(prefix)
+def leave_stamp(places: Sequence[Path], stamp: Stamp, what: Path) -> None:
+    """Writes a stamp to the first place that takes it, or warns that none does.
+
+    Args:
+        places: in the order of preference.
+        stamp: of a verification.
+        what: was verified.
+    """
+    text, failure = json.dumps(asdict(stamp)) + "\n", None
+    for place in places:
         try:
-            place.parent.mkdir(parents=True, exist_ok=True)
+            if place != places[0]:
+                place.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(place, text)
-        except OSError as error:
-            message = "%s is verified at every start: no stamp can be left there or in %s (%s)"
-            logging.getLogger(__name__).warning(message, prefix, place, error)
+            return
+        except OSError as error:  # a read-only or full file system
+            failure = error
+    message = "%s is verified at every start: no stamp can be left there or in %s (%s)"
+    logging.getLogger(__name__).warning(message, what, places[-1], failure)
 
 
-def _read(place: Path) -> Stamp | None:
+def read_stamp(place: Path) -> Stamp | None:
     """The stamp at this place; None where there is none that this version understands."""
     try:
         raw = json.loads(place.read_text(encoding="utf-8"))

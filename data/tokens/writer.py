@@ -1,9 +1,6 @@
 """Writes Megatron's `.bin/.idx` as a stream: memory does not grow with the corpus, and a half-written file never has its final name."""
 
-import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -12,8 +9,10 @@ from typing import Self
 import numpy as np
 
 from ..errors import DataError
+from .aside import AsideFile
 from .description import BLOCK_BYTES, BlockHasher, PartDescription, describe_file, sync_folder
-from .index_file import CHUNK, HEADER, dtype_code, pack_header
+from .index_file import HEADER, dtype_code
+from .index_writer import complete_index, lengths_of
 
 LONGEST = 2**31 - 1  # the .idx holds lengths as int32
 
@@ -35,58 +34,6 @@ class WriterPosition:
     largest_id: int
     blocks: list[str]
     rest: str
-
-
-class _AsideFile:
-    """A file under `<final>.writing`, locked; the name is fixed, so that what a killed run left is overwritten, not kept for ever.
-
-    Args:
-        final: its name in the end.
-        size: bytes to keep of what an interrupted run left, under whichever of the two names.
-    """
-
-    def __init__(self, final: Path, size: int) -> None:
-        self.final = final
-        self.path = final.with_name(f"{final.name}.writing")
-        if size and not self.path.exists() and final.exists():
-            final.rename(self.path)
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
-        self.stream = os.fdopen(descriptor, "r+b", buffering=2**20)
-        try:
-            self._lock(descriptor)
-            if os.fstat(descriptor).st_size < size:
-                raise DataError(f"{self.path} is shorter than the {size} bytes that were written", do="write it anew", file=self.path)
-            self.stream.truncate(size)
-        except BaseException:
-            self.stream.close()
-            raise
-
-    def sync(self) -> None:
-        self.stream.flush()
-        os.fsync(self.stream.fileno())
-
-    def commit(self) -> None:
-        self.path.replace(self.final)
-        self.stream.close()
-
-    def discard(self, *, keep: bool = False) -> None:
-        if not self.stream.closed:
-            if not keep:
-                self.path.unlink(missing_ok=True)
-            with suppress(OSError):  # on a full disk the last flush fails again; the file is gone already
-                self.stream.close()
-
-    def _lock(self, descriptor: int) -> None:
-        busy = DataError(f"another process is writing {self.final}", do="wait for it, or choose another output", file=self.final)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise busy from error
-        except OSError:
-            return  # a file system without locks: rely on the user not to write twice at once
-        # between our open and our lock the other one may have finished: then our descriptor is its finished file
-        if not self.path.exists() or self.path.stat().st_ino != os.fstat(descriptor).st_ino:
-            raise busy
 
 
 class TokenFileWriter:
@@ -121,9 +68,9 @@ class TokenFileWriter:
         self._documents = start.documents if start else 0
         self._tokens = start.tokens if start else 0
         self._largest_id = start.largest_id if start else -1
-        self._bin = _AsideFile(self._final(".bin"), self._tokens * self.dtype.itemsize)
+        self._bin = AsideFile(self._final(".bin"), self._tokens * self.dtype.itemsize)
         try:
-            self._idx = _AsideFile(self._final(".idx"), HEADER.size + 4 * self._documents if start else 0)
+            self._idx = AsideFile(self._final(".idx"), HEADER.size + 4 * self._documents if start else 0)
         except BaseException:
             self._bin.discard(keep=keep)
             raise
@@ -200,7 +147,7 @@ class TokenFileWriter:
         """
         try:
             self._bin.sync()
-            self._complete_index()
+            complete_index(self._idx.stream, self.dtype, self._documents)
             self._idx.sync()
             description = PartDescription(
                 documents=self._documents,
@@ -231,17 +178,11 @@ class TokenFileWriter:
         while data := stream.read(2**20):
             self._hasher.update(data)
         tokens = 0
-        for _, lengths in self._lengths():
+        for lengths in lengths_of(self._idx.stream, self._documents):
             tokens += int(lengths.sum(dtype=np.int64))
         if self._hasher.blocks != list(start.blocks) or self._hasher.rest != start.rest or tokens != start.tokens:
             raise DataError(f"{self._bin.path} is not what was written", do="write it anew", file=self._bin.path)
         self._idx.stream.seek(0, os.SEEK_END)
-
-    def _lengths(self) -> Iterator[tuple[int, np.ndarray]]:
-        """(number of the first document, lengths int32) of a chunk, read back."""
-        for first in range(0, self._documents, CHUNK):
-            self._idx.stream.seek(HEADER.size + 4 * first)
-            yield first, np.frombuffer(self._idx.stream.read(4 * min(CHUNK, self._documents - first)), "<i4")
 
     def _final(self, suffix: str) -> Path:
         return self.prefix.with_name(self.prefix.name + suffix)
@@ -258,17 +199,3 @@ class TokenFileWriter:
             raise DataError(f"token id {wrong} does not fit {self.dtype.name}", do=way, file=self.prefix)
         self._largest_id = max(self._largest_id, largest)
         return ids.astype(self.dtype, copy=False)
-
-    def _complete_index(self) -> None:
-        """Reads the lengths back chunk by chunk, appends pointers and document indices, and fills in the counts."""
-        stream, end = self._idx.stream, 0
-        for _, lengths in self._lengths():
-            ends = end + np.cumsum(lengths, dtype=np.int64) * self.dtype.itemsize
-            stream.seek(0, os.SEEK_END)
-            stream.write((ends - lengths.astype(np.int64) * self.dtype.itemsize).astype("<i8").tobytes())
-            end = int(ends[-1])
-        stream.seek(0, os.SEEK_END)
-        for first in range(0, self._documents + 1, CHUNK):
-            stream.write(np.arange(first, min(first + CHUNK, self._documents + 1), dtype="<i8").tobytes())
-        stream.seek(0)
-        stream.write(pack_header(self.dtype, sequences=self._documents, document_indices=self._documents + 1))

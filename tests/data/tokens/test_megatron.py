@@ -11,7 +11,7 @@ import pytest
 import torch
 from hexareme.data.errors import DataError
 from hexareme.data.samples.dataset import TrainingSet
-from hexareme.data.tokens import index_file, writer
+from hexareme.data.tokens import index_file, index_writer
 from hexareme.data.tokens.token_file import TokenFile, check_files, open_corpus
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -49,7 +49,7 @@ def test_megatron_reads_a_corpus_of_ours(tmp_path):
     assert theirs.document_indices.tolist() == list(range(101))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(st.lists(st.lists(st.integers(0, 100), max_size=5), max_size=3), max_size=8), st.sampled_from(DTYPES))
 def test_a_file_of_megatrons_opens_unchanged(documents, dtype):
     with tempfile.TemporaryDirectory() as folder:
@@ -124,11 +124,11 @@ def test_hostile_index(tmp_path, name):
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 5])
 @given(documents=st.lists(st.lists(st.integers(0, 100), max_size=5), max_size=12), data=st.data())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_chunk_edges(chunk, documents, data):
     """Files larger than what is checked and written at a time: here that is a few documents."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        for module in (index_file, writer):
+        for module in (index_file, index_writer):
             patch.setattr(module, "CHUNK", chunk)
         ours, theirs = Path(folder) / "ours", Path(folder) / "theirs"
         write_tokens(ours, documents)

@@ -23,7 +23,7 @@ from ..token_files import random_documents, write_corpus, write_tokens
 DOCUMENTS = st.lists(st.lists(st.integers(0, 999), max_size=9), max_size=12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(DOCUMENTS, st.sampled_from([np.uint16, np.int32]))
 def test_what_was_written_is_read(documents, dtype):
     with tempfile.TemporaryDirectory() as folder:
@@ -38,7 +38,7 @@ def test_what_was_written_is_read(documents, dtype):
         assert largest_id(prefix) == part.largest_id
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(DOCUMENTS.filter(any), st.data())
 def test_documents_in_a_range_of_tokens(documents, data):
     owners = [number for number, document in enumerate(documents) for _ in document]
