@@ -12,15 +12,18 @@ from typing import Any
 import xxhash
 
 from ..errors import DataError
+from ..sources.find import Source
 from ..tokens.description import FILE_NAME, CorpusDescription, read_description, write_description
-from .sources import Source
 
 RECORD = "prepare.json"
 REJECTS = "rejects.jsonl"
 PARTS = ("train", "validation")
 STAGING = ".preparing"
+REPORTS = ("clean_report.json", "clean_report.html")
 
-_FILES = (*(f"{part}.{suffix}" for part in PARTS for suffix in ("bin", "idx")), "tokenizer", REJECTS, RECORD)
+# What a corpus folder may hold besides corpus.json: token files, arrays beside them, and the rest.
+_TOKEN_FILES = tuple(f"{part}.{pattern}" for part in PARTS for pattern in ("bin", "idx", "*.bin"))
+_OTHERS = ("tokenizer", REJECTS, RECORD, *REPORTS)
 
 
 @contextmanager
@@ -40,19 +43,30 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def input_record(sources: Sequence[Source], recipe: Mapping[str, Any], tokenizer: Source | None) -> dict[str, Any]:
+def input_record(sources: Sequence[Source], recipe: Mapping[str, Any], also_read: Sequence[Source] = ()) -> dict[str, Any]:
     """What the corpus is made of, to be compared by a later call. Files count by path, size and time of change.
 
     Args:
         sources: the input files.
         recipe: plain values.
-        tokenizer: the existing tokenizer file, if one is used.
+        also_read: an existing tokenizer, lists of the cleaning rules.
     """
+    return {
+        "version": 2,
+        "files": len(sources),
+        "input": _fingerprint(sources, with_path=True),
+        "recipe": json.loads(json.dumps(recipe)),  # as it comes back from a file: with lists for tuples
+        "also_read": _fingerprint(also_read, with_path=False),
+    }
+
+
+def _fingerprint(sources: Sequence[Source], *, with_path: bool) -> str:
     files = xxhash.xxh3_128()
     for source in sources:
-        files.update(f"{os.path.abspath(source.path)}\0{source.size}\0{source.mtime_ns}\0".encode(errors="surrogateescape"))
-    read_tokenizer = None if tokenizer is None else [tokenizer.size, tokenizer.mtime_ns]
-    return {"version": 1, "files": len(sources), "input": files.hexdigest(), "recipe": dict(recipe), "tokenizer": read_tokenizer}
+        path = source.path if "://" in source.path or not with_path else os.path.abspath(source.path)
+        facts = [path if with_path else "", source.size, source.mark, source.format, source.text_key]
+        files.update(json.dumps(facts).encode())
+    return files.hexdigest()
 
 
 def finished(folder: Path, record: Mapping[str, Any], *, overwrite: bool) -> tuple[CorpusDescription, dict[str, Any]] | None:
@@ -90,9 +104,12 @@ def finished(folder: Path, record: Mapping[str, Any], *, overwrite: bool) -> tup
     return description, there["counts"]
 
 
-def flat(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of the recipe beside the other entries."""
-    return {**record, "recipe": None, **{f"recipe.{key}": value for key, value in record["recipe"].items()}}
+def flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Each plain value under its full key, as in `recipe.clean.pii.enabled`."""
+    found: dict[str, Any] = {}
+    for key, value in record.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
 
 
 def write_record(folder: Path, record: Mapping[str, Any], counts: Mapping[str, Any]) -> None:
@@ -100,19 +117,39 @@ def write_record(folder: Path, record: Mapping[str, Any], counts: Mapping[str, A
     (folder / RECORD).write_text(json.dumps({"made_of": record, "counts": counts}, indent=1) + "\n")
 
 
-def commit(staging: Path, folder: Path, description: CorpusDescription) -> None:
-    """Moves everything from the staging folder to its place; `corpus.json` goes first and comes last, so no mixture is ever a corpus."""
+def movable(staging: Path) -> list[str]:
+    """Of what lies in the staging folder, what belongs into the corpus folder."""
+    return sorted({path.name for pattern in (*_TOKEN_FILES, *_OTHERS) for path in staging.glob(pattern)})
+
+
+def commit(staging: Path, folder: Path, description: CorpusDescription, files: Sequence[str]) -> None:
+    """Moves files from the staging folder to their place; `corpus.json` goes first and comes last, so no mixture is ever a corpus.
+
+    Interrupted, it goes on when called again with the same arguments.
+
+    Args:
+        staging: from where.
+        folder: to where.
+        description: for `corpus.json`.
+        files: names from `movable`.
+    """
     for path in sorted(staging.rglob("*")):
         if path.is_file():
             with path.open("rb") as stream:
                 os.fsync(stream.fileno())
     (folder / FILE_NAME).unlink(missing_ok=True)
-    for name in _FILES:
-        old, new = folder / name, staging / name
-        if old.is_dir():
-            shutil.rmtree(old)
-        elif not new.exists():
-            old.unlink(missing_ok=True)
-        if new.exists():
-            os.replace(new, old)
+    for name in movable(folder):
+        if name not in files:
+            _remove(folder / name)
+    for name in files:
+        if (staging / name).exists():
+            _remove(folder / name)
+            os.replace(staging / name, folder / name)
     write_description(folder, description)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,6 +1,5 @@
-"""What a worker of `prepare` does with a chunk: look at each record, then sample it for the tokenizer's training or encode it."""
+"""What a worker of `prepare` does with a chunk: clean its documents, sample them for the tokenizer's training, or encode them."""
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -9,9 +8,17 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ..hashes import HASHES, document_hash
+from ..clean.cleaner import Cleaner, Removed
+from ..clean.duplicates import EXACT
+from ..clean.report import EXACT_DUPLICATES, NEAR_DUPLICATES, CleanReport
+from ..clean.settings import CleanSettings
+from ..clean.signatures import SignatureShape, Signer
+from ..hashes import document_hash
+from ..sources.chunk import Chunk
+from ..sources.document import Document, Rejected, Skipped
 from ..tokenizer.tokenizer import Tokenizer, load_tokenizer
-from .sources import Chunk, JsonLines
+from .store import Frame, StoredDocument, pack
+from .tally import Result
 
 T = TypeVar("T")
 
@@ -19,61 +26,13 @@ _SAMPLE_PART = 1 << 20  # bytes of one document that the training of a tokenizer
 _LONG = 1 << 18  # characters; a longer text is encoded for itself, so that its ids never are a list of Python integers
 
 
-@dataclass(frozen=True)
-class Document:
-    """A text, its UTF-8, and the XXH3-64 of that."""
-
-    text: str
-    data: bytes
-    hash: int
-
-
-@dataclass(frozen=True)
-class Reject:
-    """A record that cannot be used; `line` counts from 1, in a Parquet file it is the row."""
-
-    file: str
-    line: int
-    cause: str
-
-
 @dataclass
-class Tally:
-    """What was seen so far; `text_bytes` of UTF-8, `smallest_hash` of the documents."""
+class Cleaned(Result):
+    """The documents that stay, packed; their signatures; the report about this chunk."""
 
-    records: int = 0
-    documents: int = 0
-    empty: int = 0
-    text_bytes: int = 0
-    smallest_hash: int = HASHES
-    causes: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def rejected(self) -> int:
-        return sum(self.causes.values())
-
-    def reject(self, cause: str, count: int = 1) -> None:
-        """Counts bad records."""
-        self.causes[cause] = self.causes.get(cause, 0) + count
-
-    def add(self, other: "Tally") -> None:
-        """Joins the counts of a later chunk."""
-        self.records += other.records
-        self.documents += other.documents
-        self.empty += other.empty
-        self.text_bytes += other.text_bytes
-        self.smallest_hash = min(self.smallest_hash, other.smallest_hash)
-        for cause, count in other.causes.items():
-            self.reject(cause, count)
-
-
-@dataclass
-class Result:
-    """What comes back for each chunk, whatever was done with it; `read`: the bytes of input files that it stands for."""
-
-    read: int = 0
-    tally: Tally = field(default_factory=Tally)
-    rejects: list[Reject] = field(default_factory=list)
+    frame: Frame = field(default_factory=lambda: Frame(b"", 0))
+    signatures: bytes = b""
+    report: CleanReport | None = None
 
 
 @dataclass
@@ -93,9 +52,22 @@ class Ids:
 
 @dataclass
 class Encoded(Result):
-    """The documents of a chunk by part."""
+    """The documents of a chunk by part; `removed`: what duplicates take out of the report of the cleaning."""
 
     parts: dict[str, Ids] = field(default_factory=dict)
+    removed: CleanReport | None = None
+
+
+@dataclass(frozen=True)
+class ReportShape:
+    """The rows of a cleaning report, and how many examples each keeps."""
+
+    rows: list[str]
+    examples: int
+
+    def blank(self) -> CleanReport:
+        """With nothing counted."""
+        return CleanReport(self.rows, self.examples)
 
 
 def task_maker(task: Callable[..., T], *settings: Any) -> Callable[[], T]:
@@ -103,21 +75,46 @@ def task_maker(task: Callable[..., T], *settings: Any) -> Callable[[], T]:
     return partial(task, *settings)
 
 
-class SampleTask:
-    """Samples a chunk for the training of a tokenizer.
+class CleanTask:
+    """Cleans the documents of a chunk.
 
     Args:
-        text_key: key of the text in JSON lines.
+        settings: which rules.
+        report: its shape.
+        signatures: their shape, for the search for duplicates; None: there is none.
     """
 
-    def __init__(self, text_key: str) -> None:
-        self._text_key = text_key
+    def __init__(self, settings: CleanSettings, report: ReportShape, signatures: SignatureShape | None) -> None:
+        self._cleaner = Cleaner(settings)
+        self._report = report
+        self._sign = Signer(signatures) if signatures else None
 
-    def __call__(self, item: tuple[Chunk, int, int]) -> Sampled:
+    def __call__(self, chunk: Chunk) -> Cleaned:
+        report = self._report.blank()
+        cleaned = Cleaned(read=chunk.read, report=report)
+        kept = []
+        for document in _usable(chunk, cleaned):
+            data = document.text.encode()
+            cleaned.tally.document(len(data), 0)
+            outcome = self._cleaner(document)
+            report.add(document, outcome)
+            if not isinstance(outcome, Removed):
+                data = data if outcome.text is document.text else outcome.text.encode()
+                kept.append(StoredDocument(outcome.text, data, document_hash(data), document.file, document.line))
+        cleaned.frame = pack(kept)
+        if self._sign:
+            cleaned.signatures = self._sign([document.text for document in kept]).tobytes()
+        return cleaned
+
+
+class SampleTask:
+    """Samples a chunk for the training of a tokenizer."""
+
+    def __call__(self, item: tuple[Chunk | Frame, int, int]) -> Sampled:
         """Takes a chunk, and the least and the largest hash of the documents that are wanted."""
         chunk, least, most = item
         sampled = Sampled(read=chunk.read)
-        for document in documents(chunk, self._text_key, sampled):
+        for document in documents(chunk, sampled):
             if least <= document.hash <= most:
                 whole = len(document.data) <= _SAMPLE_PART
                 text = document.text if whole else document.data[:_SAMPLE_PART].decode(errors="ignore")
@@ -129,22 +126,23 @@ class EncodeTask:
     """Encodes a chunk.
 
     Args:
-        text_key: key of the text in JSON lines.
         tokenizer: folder that `save_tokenizer` wrote.
         threshold: documents with a smaller hash go to the validation part.
         dtype: of the ids.
+        report: of the cleaning; None: nothing was cleaned.
     """
 
-    def __init__(self, text_key: str, tokenizer: Path, threshold: int, dtype: np.dtype) -> None:
-        self._text_key = text_key
+    def __init__(self, tokenizer: Path, threshold: int, dtype: np.dtype, report: ReportShape | None) -> None:
         self._tokenizer = load_tokenizer(tokenizer)
         self._threshold = threshold
         self._dtype = dtype
+        self._report = report
 
-    def __call__(self, chunk: Chunk) -> Encoded:
-        encoded = Encoded(read=chunk.read)
+    def __call__(self, chunk: Chunk | Frame) -> Encoded:
+        removed = self._report.blank() if self._report else None
+        encoded = Encoded(read=chunk.read, removed=removed)
         parts: dict[str, list[str]] = {"train": [], "validation": []}
-        for document in documents(chunk, self._text_key, encoded):
+        for document in documents(chunk, encoded, removed):
             parts["validation" if document.hash < self._threshold else "train"].append(document.text)
         encoded.parts = {name: encode_documents(self._tokenizer, texts, self._dtype) for name, texts in parts.items()}
         return encoded
@@ -152,66 +150,55 @@ class EncodeTask:
 
 def encode_documents(tokenizer: Tokenizer, texts: list[str], dtype: np.dtype) -> Ids:
     """Encodes texts and ends each with the end-of-document id."""
-    short = [text for text in texts if len(text) <= _LONG]
-    batch = iter(tokenizer.encode_batch(short))
-    end = np.array([tokenizer.end_of_document], dtype)
-    arrays: list[np.ndarray] = []
-    lengths = []
-    for text in texts:
-        parts = [text] if len(text) <= _LONG else tokenizer.parts(text)
-        ids = [np.array(next(batch), dtype)] if len(text) <= _LONG else [np.array(tokenizer.encode(part), dtype) for part in parts]
-        arrays += [*ids, end]
-        lengths.append(sum(map(len, ids)) + 1)
-    return Ids(np.concatenate(arrays) if arrays else np.empty(0, dtype), np.array(lengths, np.int64))
+    encoded = tokenizer.encode_batch(texts, close=True, dtype=dtype)
+    return Ids(encoded.ids, encoded.lengths)
 
 
-def documents(chunk: Chunk, text_key: str, result: Result) -> Iterator[Document]:
-    """The usable documents of a chunk; everything else is counted in `result`."""
+def documents(chunk: Chunk | Frame, result: Result, removed: CleanReport | None = None) -> Iterator[StoredDocument]:
+    """The usable documents of a chunk; everything else is counted.
+
+    Args:
+        chunk: raw records, or documents that were cleaned before.
+        result: where to count.
+        removed: where to count the duplicates.
+    """
+    for document in _stored(chunk, result, removed) if isinstance(chunk, Frame) else _raw(chunk, result):
+        result.tally.document(len(document.data), document.hash)
+        yield document
+
+
+def _stored(frame: Frame, result: Result, removed: CleanReport | None) -> Iterator[StoredDocument]:
+    from zstandard import ZstdError
+
+    try:
+        for i, document in enumerate(frame.unpack()):
+            code = frame.gone[i] if frame.gone else 0
+            if not code:
+                yield document
+            elif removed:
+                # Where only near duplicates are sought, equal texts are those of similarity 1.
+                rule = EXACT_DUPLICATES if code == EXACT and EXACT_DUPLICATES in removed.rows else NEAR_DUPLICATES
+                removed.remove(rule, Document(document.text, document.file, document.line), rule)
+    except (ZstdError, ValueError):
+        result.damaged = True
+
+
+def _raw(chunk: Chunk, result: Result) -> Iterator[StoredDocument]:
+    for document in _usable(chunk, result):
+        assert document.kind != "html", f"{document.file}: a page goes through the cleaning pass"
+        data = document.text.encode()
+        yield StoredDocument(document.text, data, document_hash(data), document.file, document.line)
+
+
+def _usable(chunk: Chunk, result: Result) -> Iterator[Document]:
+    """The documents among the records; the others are counted."""
     tally = result.tally
-    for block in chunk.blocks:
-        for line, record in block.records():
-            tally.records += 1
-            text, cause = _line_text(record, text_key) if isinstance(block, JsonLines) else _plain_text(record)
-            if not cause and not text:
-                tally.empty += 1
-                continue
-            try:
-                data = text.encode()
-            except UnicodeEncodeError:  # "\ud800" is legal JSON, but no text
-                cause = "lone_surrogate"
-            if cause:
-                tally.reject(cause)
-                result.rejects.append(Reject(block.file, line, cause))
-                continue
-            document = Document(text, data, document_hash(data))
-            tally.documents += 1
-            tally.text_bytes += len(data)
-            tally.smallest_hash = min(tally.smallest_hash, document.hash)
-            yield document
-
-
-def _plain_text(record: bytes | None) -> tuple[str, str]:
-    """(text, "") or ("", cause)."""
-    if record is None:
-        return "", "missing_key"
-    try:
-        return record.decode(), ""
-    except UnicodeDecodeError:
-        return "", "invalid_utf8"
-
-
-def _line_text(record: bytes | None, text_key: str) -> tuple[str, str]:
-    """(text, "") or ("", cause); a blank line is an empty text."""
-    line, cause = _plain_text(record)
-    if cause or not line.strip():
-        return "", cause
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):  # a million open brackets are as broken as one
-        return "", "broken_json"
-    if not isinstance(value, dict):
-        return "", "not_an_object"
-    if text_key not in value:
-        return "", "missing_key"
-    text = value[text_key]
-    return (text, "") if isinstance(text, str) else ("", "wrong_type")
+    for outcome in chunk.documents():
+        tally.records += 1
+        if isinstance(outcome, Skipped):
+            tally.skip(outcome.cause)
+        elif isinstance(outcome, Rejected):
+            tally.reject(outcome.cause)
+            result.rejects.append(outcome)
+        else:
+            yield outcome

@@ -26,6 +26,10 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
+class WorkerDied(DataError):
+    """A worker process ended that nobody had told to."""
+
+
 class Workers(Generic[T, R]):
     """Processes that each hold one task, a function of an item; use it as a context manager.
 
@@ -54,19 +58,28 @@ class Workers(Generic[T, R]):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._stop()
 
-    def ordered(self, items: Iterable[T]) -> Iterator[R]:
+    def ordered(self, items: Iterable[tuple[T, int]], *, most: int) -> Iterator[R]:
         """The results in the order of the items; takes only as many items ahead as keep every worker busy.
 
+        Args:
+            items: each with its weight.
+            most: weight that may be taken ahead; a single heavier item is taken when nothing else is.
+
         Raises:
-            DataError: a worker died. Noticed at once, also while an earlier item is still worked on.
+            WorkerDied: noticed at once, also while an earlier item is still worked on.
         """
-        pending: deque[Future[R]] = deque()
-        for item in items:
-            pending.append(self._threads.submit(self._call, item))
-            if len(pending) > 2 * self._count:
-                yield self._result(pending.popleft())
+        pending: deque[tuple[Future[R], int]] = deque()
+        taken = 0
+        for item, weight in items:
+            pending.append((self._threads.submit(self._call, item), weight))
+            del item  # what waits here for the next one is not held twice
+            taken += weight
+            while len(pending) > 2 * self._count or taken > most:
+                future, released = pending.popleft()
+                taken -= released
+                yield self._result(future)
         while pending:
-            yield self._result(pending.popleft())
+            yield self._result(pending.popleft()[0])
 
     def _call(self, item: T) -> R:
         worker = self._idle.get()
@@ -129,11 +142,11 @@ class _Worker:
         self._process.stdin.close()
         self._connection.close()
 
-    def _death(self) -> DataError:
+    def _death(self) -> WorkerDied:
         code = self._process.wait()
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
         way = "see whether memory ran out (dmesg), then run again with fewer workers"
-        return DataError(f"worker process {self._process.pid} {how}", do=way)
+        return WorkerDied(f"worker process {self._process.pid} {how}", do=way)
 
 
 def _serve(connection: Connection) -> None:
@@ -142,12 +155,12 @@ def _serve(connection: Connection) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     # The processes are the parallelism: threads of the tokenizers library inside each would only take turns.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    try:
-        task = connection.recv()()
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        failed, task = _answer(lambda make: make(), connection.recv())
         while True:
-            connection.send(_answer(task, connection.recv()))
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        return
+            item = connection.recv()
+            connection.send((True, task) if failed else _answer(task, item))
+    os._exit(0)  # the thread on stdin would make the interpreter abort
 
 
 def _answer(task: Callable[[Any], Any], item: Any) -> tuple[bool, Any]:

@@ -233,7 +233,7 @@ def test_a_killed_worker_is_an_error_and_no_hang(existing, tmp_path):
     with pytest.raises(DataError, match="was killed by SIGKILL"):
         prepare([str(file)], tmp_path / "corpus", existing, workers=2, progress=killer)
     assert time.monotonic() - killer.at < 5
-    assert not (tmp_path / "corpus").exists()
+    assert not (tmp_path / "corpus").exists()  # nothing was in the journal yet
 
 
 def test_killed_as_a_whole_it_leaves_no_corpus_and_runs_again(lines, existing, reference, tmp_path):
