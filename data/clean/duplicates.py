@@ -8,12 +8,13 @@ With similarity s of the shingle sets (Jaccard), b bands of r rows make a candid
 Rajaraman and Ullman, "Mining of Massive Datasets", 3.4); `removal_probability` adds the second condition.
 """
 
-import mmap
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -26,7 +27,7 @@ from .word_hashes import mixed
 KEPT, EXACT, NEAR = 0, 1, 2  # the codes of `Duplicates.codes`
 LEADERS = 8  # members of a band's group with which the rest is compared; a page of boilerplate does not make it quadratic
 _BLOCK = 1 << 14  # records read at once: 8 MB
-_PAIRS = 1 << 14  # pairs compared at once: 15 MB of records
+_PAIRS = 1 << 13  # pairs compared at once: 8 MB of records
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,13 @@ def find_duplicates(signatures: Path, shape: SignatureShape, *, similarity: floa
     count = size // shape.record.itemsize
     if not count:
         return Duplicates(np.empty(0, np.uint8), np.empty(0, np.uint32))
-    search = _Search(signatures, shape, count, folder)
-    exact_part = 0.2 if shape.near else 1.0  # of the time, measured
-    search.exact(lambda done: progress(done * exact_part))
-    if shape.near:
-        search.near(ceil(similarity * shape.hashes - 1e-9), lambda done: progress(exact_part + done * (1 - exact_part)))
-    return search.result()
+    with signatures.open("rb") as file:
+        search = _Search(file, shape, count, folder)
+        exact_part = 0.2 if shape.near else 1.0  # of the time, measured
+        search.exact(lambda done: progress(done * exact_part))
+        if shape.near:
+            search.near(ceil(similarity * shape.hashes - 1e-9), lambda done: progress(exact_part + done * (1 - exact_part)))
+        return search.result()
 
 
 def removal_probability(jaccard: float, shape: SignatureShape, similarity: float) -> float:
@@ -97,15 +99,11 @@ def removal_probability(jaccard: float, shape: SignatureShape, similarity: float
 class _Search:
     """The steps of `find_duplicates`, over one file."""
 
-    def __init__(self, signatures: Path, shape: SignatureShape, count: int, folder: Path) -> None:
-        self._signatures = signatures
+    def __init__(self, file: BinaryIO, shape: SignatureShape, count: int, folder: Path) -> None:
+        self._file = file
         self._shape = shape
         self._count = count
         self._folder = folder
-        with signatures.open("rb") as file:
-            self._mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self._mapped.madvise(mmap.MADV_RANDOM)  # or each record read would bring 128 KB of its neighbours
-        self._records = np.frombuffer(self._mapped, shape.record)
         self._codes = np.memmap(folder / "codes.u8", np.uint8, "w+", shape=(count,))
         self._clusters = Clusters(folder / "kept.u", count)
 
@@ -154,15 +152,20 @@ class _Search:
         result = np.zeros(len(one), bool)
         for begin in range(0, len(one), _PAIRS):
             part = slice(begin, begin + _PAIRS)
-            result[part] = agree(self._records[one[part]], self._records[other[part]])
-        self._mapped.madvise(mmap.MADV_DONTNEED)  # the pages read stay in the system's cache, no longer in this process
+            result[part] = agree(self._at(one[part]), self._at(other[part]))
         return result
+
+    def _at(self, ordinals: np.ndarray) -> np.ndarray:
+        """The records of documents; read, not mapped: a mapping would count 64 KiB around each as this process's memory."""
+        size = self._shape.record.itemsize
+        data = b"".join(os.pread(self._file.fileno(), size, ordinal * size) for ordinal in ordinals.tolist())
+        return np.frombuffer(data, self._shape.record)
 
     def _blocks(self) -> Iterator[tuple[int, np.ndarray]]:
         """(first ordinal, records) through the file."""
-        with self._signatures.open("rb") as file:
-            for begin in range(0, self._count, _BLOCK):
-                yield begin, np.fromfile(file, self._shape.record, _BLOCK)
+        self._file.seek(0)
+        for begin in range(0, self._count, _BLOCK):
+            yield begin, np.fromfile(self._file, self._shape.record, _BLOCK)
 
     def result(self) -> Duplicates:
         kept = self._clusters.flatten()
