@@ -8,11 +8,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..data.samples.dataset import ValidationSet
 from ..parallel.context import LayerGroups
 from .inputs import MicroBatch, micro_batch
 from .loss import LossModel
 from .relay import Pipeline
+from .training_data import AnyValidationSet
 
 PASSES = 16  # forward passes between two questions whether to stop, for each stage: a pipeline fills and drains between them
 
@@ -51,7 +51,7 @@ NOBODY = Monitor()
 
 
 @torch.no_grad()
-def evaluate(model: LossModel | Pipeline, validation: ValidationSet, *, micro_size: int, samples: int, data_group: dist.ProcessGroup,
+def evaluate(model: LossModel | Pipeline, validation: AnyValidationSet, *, micro_size: int, samples: int, data_group: dist.ProcessGroup,
              document_mask: bool, device: torch.device, monitor: Monitor = NOBODY) -> EvaluationResult:
     """Every rank of the data axis takes its share; all do the same number of forward passes, because ZeRO-3's are collective.
 
@@ -102,7 +102,7 @@ def shares(count: int, *, micro_size: int, rank: int, size: int) -> Iterator[Seq
         yield range(min(first, count), min(first + micro_size, count))
 
 
-def _micro(validation: ValidationSet, indices: Sequence[int], *, micro_size: int, document_mask: bool, device: torch.device,
+def _micro(validation: AnyValidationSet, indices: Sequence[int], *, micro_size: int, document_mask: bool, device: torch.device,
            groups: LayerGroups) -> MicroBatch:
     """One forward pass, filled up with a masked first window where the rank has fewer samples."""
     batch = validation.batch([*indices, *[0] * (micro_size - len(indices))])

@@ -4,7 +4,7 @@ Nothing of it was stored: which samples a step took follows from where it began 
 that made it, starts.jsonl), and how a batch is divided; what a sample is follows from the seed and its number.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from ..conf.errors import ConfigError, Problem
 from ..conf.schema import Config
 from ..conf.sources import all_sources, sources, stages
 from ..data.errors import DataError
-from ..data.samples.dataset import TrainingSet
+from ..data.finetune.packed import PackedSet
 from ..data.tokenizer.tokenizer import Tokenizer, load_tokenizer
 from ..data.tokens.token_file import TokenFile
 from ..parallel.topology import Coordinate, Topology
@@ -24,7 +24,7 @@ from .batch import BatchPlan
 from .metrics import is_training
 from .starts import FILE, as_started, start_of
 from .step_log import decode
-from .training_data import open_training
+from .training_data import AnyTrainingSet, open_training
 
 FIRST_TOKENS = 16  # of a sample, decoded
 CHUNK = 256  # samples read at once
@@ -170,8 +170,14 @@ class _SourceView:
                               "position": begin, "byte": begin * file.dtype.itemsize})
         return found
 
+    def examples(self, documents: Sequence[int]) -> list[dict[str, Any]]:
+        """The whole documents of a packed row, as `spans`; the last token of each is only a target."""
+        starts = [self.file.document_start(document) for document in documents]
+        return [{"document": document, "offset": 0, "tokens": self.file.document_start(document + 1) - start, "position": start,
+                 "byte": start * self.file.dtype.itemsize} for document, start in zip(documents, starts, strict=True)]
 
-def _samples(training: TrainingSet, views: list[_SourceView], numbers: list[int]) -> Iterator[tuple[int, dict[str, Any]]]:
+
+def _samples(training: AnyTrainingSet, views: list[_SourceView], numbers: list[int]) -> Iterator[tuple[int, dict[str, Any]]]:
     """What each sample is."""
     for at in range(0, len(numbers), CHUNK):
         batch = training.batch(numbers[at : at + CHUNK])
@@ -180,10 +186,13 @@ def _samples(training: TrainingSet, views: list[_SourceView], numbers: list[int]
         for place, sample in enumerate(batch.samples_B.tolist()):
             source, start = int(batch.sources_B[place]), int(batch.starts_B[place])
             view = views[source]
-            epoch, window = divmod(int(turns_B[place]), view.file.num_tokens // view.length)
+            packed = isinstance(training, PackedSet)
+            epoch, window = divmod(int(turns_B[place]), training.packed[source].num_rows if packed else view.file.num_tokens // view.length)
+            documents = batch.document_ids_B[place]
+            spans = view.examples(documents) if packed else view.spans(start)
             yield sample, {
                 "source": source, "path": view.path, "bin": f"{view.file.prefix}.bin", "epoch": epoch, "window": window,
-                "piece_length": int(pieces_B[place]), "documents": list(batch.document_ids_B[place]), "spans": view.spans(start),
+                "piece_length": int(pieces_B[place]), "documents": list(documents), "spans": spans,
                 "text": _words(view.tokenizer, batch.tokens_BS[place, :FIRST_TOKENS])}
 
 

@@ -13,10 +13,8 @@ import torch.distributed as dist
 
 from ..conf.dump import as_dict, dump_yaml
 from ..conf.schema import Config
-from ..data.samples.dataset import TrainingSet, ValidationSet
 from ..data.samples.loader import Loader
 from ..data.tokens.description import unwatched
-from ..data.tokens.token_file import open_corpus
 from ..parallel.context import ParallelContext
 from ..parallel.stages import SPLIT_BACKWARD
 from ..parallel.topology import Topology
@@ -45,7 +43,7 @@ from .stage_plan import held_stages
 from .starts import record_start
 from .tracking.tracker import Tracker
 from .trainer import Progress, Trainer, Watch
-from .training_data import open_training
+from .training_data import AnyTrainingSet, AnyValidationSet, open_training, open_validation
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +115,7 @@ def open_run(config: Config, place: Place, oversight: Oversight) -> Trainer:
                    progress=progress)
 
 
-def open_data(config: Config, tick: Callable[[], None] = unwatched) -> tuple[TrainingSet, ValidationSet | None]:
+def open_data(config: Config, tick: Callable[[], None] = unwatched) -> tuple[AnyTrainingSet, AnyValidationSet | None]:
     """The training set, and the validation set unless the config says none; each block that has to be verified is a sign of progress."""
     length, mask, vocab_size = config.model.sequence_length, config.data.document_mask, config.model.vocab_size
     training = open_training(config, tick)
@@ -125,8 +123,7 @@ def open_data(config: Config, tick: Callable[[], None] = unwatched) -> tuple[Tra
     if held is None:
         return training, None
     path, part = held
-    file = open_corpus(path, part=part, tick=tick)
-    return training, ValidationSet(file, sequence_length=length, document_mask=mask, vocab_size=vocab_size)
+    return training, open_validation(path, part, sequence_length=length, document_mask=mask, vocab_size=vocab_size, tick=tick)
 
 
 def build(config: Config, context: ParallelContext, device: torch.device, plan: BatchPlan) -> Built:

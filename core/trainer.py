@@ -10,7 +10,6 @@ import torch
 import torch.distributed as dist
 
 from ..conf.schema import Config
-from ..data.samples.dataset import ValidationSet
 from ..data.samples.loader import Loader
 from ..parallel.context import ParallelContext
 from .audit import SampleLog
@@ -33,6 +32,7 @@ from .resume import Resumed
 from .rewind import rewind
 from .saver import Saver
 from .step_log import StepLog
+from .training_data import AnyValidationSet
 
 STOP = 0  # place of the vote for a stop among the votes of a step
 SAVES = slice(1, 3)  # places of the votes on the save under way: busy, failed
@@ -87,7 +87,7 @@ class Trainer:
     context: ParallelContext
     plan: BatchPlan
     loader: Loader
-    validation: ValidationSet | None
+    validation: AnyValidationSet | None
     checkpointer: Checkpointer
     agreed: dict[str, Any]
     judge: Judge

@@ -1,18 +1,24 @@
-"""The training set that a config names: which sources, in which order. Imports no torch, so that a batch is explained without it."""
+"""The sets that a config names: which sources, in which order. Imports no torch, so that a batch is explained without it."""
 
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 from ..conf.schema import Config
 from ..conf.sources import AnySource, SourceByEpochs, all_sources, sources, stages
+from ..data.finetune.packed import PackedSet, PackedValidationSet, open_packed
 from ..data.order.stages import Stage
-from ..data.samples.dataset import TrainingSet
+from ..data.samples.dataset import TrainingSet, ValidationSet
 from ..data.tokens.description import unwatched
 from ..data.tokens.token_file import open_corpus
 from .batch import BatchPlan
+from .corpora import task_of
+
+AnyTrainingSet: TypeAlias = TrainingSet | PackedSet
+AnyValidationSet: TypeAlias = ValidationSet | PackedValidationSet
 
 
-def open_training(config: Config, tick: Callable[[], None] = unwatched) -> TrainingSet:
-    """The training set of a run.
+def open_training(config: Config, tick: Callable[[], None] = unwatched) -> AnyTrainingSet:
+    """The training set of a run: windows of text, or rows of packed examples where the corpora are conversations.
 
     Args:
         config: of the run.
@@ -23,11 +29,34 @@ def open_training(config: Config, tick: Callable[[], None] = unwatched) -> Train
     """
     data, length = config.data, config.model.sequence_length
     paths = all_sources(sources(data.train), stages(data.stages))
+    if task_of(paths[0]).kind == "chat":
+        packed = [open_packed(path, tick=tick) for path in paths]
+        order = order_stages(config, {path: file.num_rows for path, file in zip(paths, packed, strict=True)})
+        return PackedSet([(file, order[0].weights[place]) for place, file in enumerate(packed)], sequence_length=length,
+                         seed=config.train.seed, vocab_size=config.model.vocab_size, stages=order)
     files = [open_corpus(path, tick=tick) for path in paths]
     windows = {path: max(1, file.num_tokens // length) for path, file in zip(paths, files, strict=True)}
     order = order_stages(config, windows)
     return TrainingSet([(file, order[0].weights[place]) for place, file in enumerate(files)], sequence_length=length,
                        seed=config.train.seed, document_mask=data.document_mask, vocab_size=config.model.vocab_size, stages=order)
+
+
+def open_validation(path: str, part: str, *, sequence_length: int, document_mask: bool, vocab_size: int,
+                    tick: Callable[[], None] = unwatched) -> AnyValidationSet:
+    """A part of a corpus in order.
+
+    Args:
+        path, part: of the corpus.
+        sequence_length, document_mask, vocab_size: of the model and its training.
+        tick: as in `open_training`.
+
+    Raises:
+        DataError: it is missing, damaged or too short.
+    """
+    if task_of(path).kind == "chat":
+        return PackedValidationSet(open_packed(path, part, tick=tick), sequence_length=sequence_length, vocab_size=vocab_size)
+    file = open_corpus(path, part=part, tick=tick)
+    return ValidationSet(file, sequence_length=sequence_length, document_mask=document_mask, vocab_size=vocab_size)
 
 
 def order_stages(config: Config, windows: dict[str, int]) -> list[Stage]:

@@ -11,7 +11,8 @@ from ..order.permutation import window_starts
 from ..order.stages import Stage, Stages
 from ..samples.batch import Batch, Sample, stack
 from ..tokens.description import CorpusDescription, read_description, unwatched
-from ..tokens.token_file import TokenFile, open_corpus
+from ..tokens.joined import Tokens
+from ..tokens.token_file import open_corpus
 from .arrays import MappedArray, array_path, open_array
 
 
@@ -25,7 +26,7 @@ class PackedFile:
         rows: int64, the first document of each row, and the number of documents.
     """
 
-    tokens: TokenFile
+    tokens: Tokens
     mask: MappedArray
     rows: MappedArray
 

@@ -54,14 +54,12 @@ def measure_here(config: EvaluateConfig, path: Path, device: "Device") -> dict[s
     """The model's figures, on one of the ranks that compute them together."""
     from ...core.evaluation import Monitor, evaluate
     from ...core.inference import first_rank_first, load_trained
-    from ...data.samples.dataset import ValidationSet
-    from ...data.tokens.token_file import open_corpus
+    from ...core.training_data import open_validation
 
     trained = load_trained(path, config.parallel, device=device)
     corpus, sizes = config.corpus or trained.corpus, trained.sizes
-    tokens = first_rank_first(lambda: open_corpus(corpus, part=config.part.value))
-    windows = ValidationSet(tokens, sequence_length=sizes.sequence_length, document_mask=trained.document_mask,
-                            vocab_size=sizes.vocab_size)
+    windows = first_rank_first(lambda: open_validation(corpus, config.part.value, sequence_length=sizes.sequence_length,
+                                                       document_mask=trained.document_mask, vocab_size=sizes.vocab_size))
     with progress_bar("evaluating", shown=trained.context.rank == 0) as progress:
         found = evaluate(trained.model, windows, micro_size=config.micro_size, samples=config.samples,
                          data_group=trained.context.data, document_mask=trained.document_mask, device=device,
