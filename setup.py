@@ -7,7 +7,7 @@ LAYERS = ("conf", "data", "parallel", "core", "launcher")
 
 # Cleaning and the sources that need more than a file's bytes.
 CLEAN = ["datatrove[processing]>=0.10", "py3langid>=0.3"]
-SOURCES = ["datasets>=4", "mwparserfromhell>=0.6", "warcio>=1.7"]
+SOURCES = ["datasets>=4", "mwparserfromhell>=0.6", "w3lib>=2.2", "warcio>=1.7"]
 
 TESTS = [
     *CLEAN,
@@ -58,6 +58,7 @@ setup(
         "tensorboard": ["tensorboard>=2.18"],
         "clean": CLEAN,
         "sources": SOURCES,
+        "http": ["aiohttp>=3.9"],
         "s3": ["s3fs>=2025"],
         "gs": ["gcsfs>=2025"],
         "tests": TESTS,

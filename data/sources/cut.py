@@ -1,5 +1,6 @@
 """A stream of bytes, cut between records: as early as a size allows, so that the cuts do not depend on how the bytes arrived."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -8,6 +9,7 @@ from .chunk import CHUNK
 
 # A longer record is a file of another kind (a JSON array on one line, a disk image); holding it could take all memory.
 MOST_RECORD = 1 << 28
+_BLANK_LINE = re.compile(rb"\n[ \t\r]*\n")
 _OVERLAP = 64  # bytes kept of a record that is being dropped: longer than any marker
 
 
@@ -55,6 +57,38 @@ class Behind:
         found = buffer.find(self._marker, max(start - length, self._searched, 0))
         self._searched = found + length if found >= 0 else max(0, len(buffer) - length + 1)
         return found + length if found >= 0 else -1
+
+    def forget(self, count: int) -> None:
+        """See `Cutter`."""
+        self._searched = max(0, self._searched - count)
+
+
+class Never:
+    """The whole file is one record."""
+
+    def end(self, buffer: bytearray, start: int) -> int:
+        """See `Cutter`."""
+        return -1
+
+    def forget(self, count: int) -> None:
+        """See `Cutter`."""
+
+
+class BehindBlankLine:
+    """Paragraphs end with a line feed and a blank line."""
+
+    def __init__(self) -> None:
+        self._searched = 0
+
+    def end(self, buffer: bytearray, start: int) -> int:
+        """See `Cutter`."""
+        search = max(start - 2, self._searched, 0)
+        while found := _BLANK_LINE.search(buffer, search):
+            self._searched = search = max(found.end() - 1, found.start() + 1)  # that line feed may begin the next blank line
+            if found.end() >= start:
+                return found.end()
+        self._searched = max(search, buffer.rfind(b"\n"))
+        return -1
 
     def forget(self, count: int) -> None:
         """See `Cutter`."""

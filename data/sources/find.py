@@ -1,45 +1,26 @@
-"""From files, folders and globs to the list of files to read: each once, in an order that depends on nothing but their names."""
+"""From files, folders, globs and URLs to the list of files to read: each once, in an order that depends on nothing but their names."""
 
 import glob
 import os
 import sysconfig
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from .formats import BINARY_SUFFIXES, format_by_name, inner_suffix
+from .dataset_folder import is_cache, without_descriptions
+from .formats import BINARY_SUFFIXES, VENDORED, format_by_name, inner_suffix
+from .opening import is_remote
+from .source import Entry, Source, file_source
 
 PYTHON_STDLIB = "python_stdlib"
+STDIN = "-"
+HUB = "hf://datasets/"
 
 _STDLIB_LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__", "lib2to3"}
-
-
-@dataclass(frozen=True)
-class Source:
-    """A file to read.
-
-    Args:
-        path: of a local file, or a URL that fsspec knows.
-        size: bytes, as it lies there; 0 where a server does not say.
-        mark: what changes when the file does: time of change, or ETag.
-        format: one of `formats.FORMATS`, or "": as its name and its first bytes tell.
-        text_key: key or column of the text, or "": the common one.
-        named: not merely found in a folder; then nothing of it is left out.
-    """
-
-    path: str
-    size: int
-    mark: str
-    format: str = ""
-    text_key: str = ""
-    named: bool = True
-
-    @property
-    def may_hold_html(self) -> bool:
-        """Whether documents of kind "html" may come of it, as far as its name tells."""
-        return (self.format or format_by_name(self.path) or "html") in ("html", "warc")
+_WAY = "check the path; quote a glob so that the shell leaves it alone"
 
 
 @dataclass
@@ -47,60 +28,110 @@ class Found:
     """The files, in the order in which they are read, and how many were left out of the folders, by cause."""
 
     sources: list[Source]
-    left_out: dict[str, int] = field(default_factory=dict)
+    left_out: Counter[str] = field(default_factory=Counter)
 
 
-def find_sources(inputs: Sequence[str | dict[str, Any]], *, left_out: Path | None = None) -> Found:
+def find_sources(inputs: Sequence[str | dict[str, Any]], *, left_out: Path | None = None, spool: Path | None = None) -> Found:
     """The files behind `inputs`: each entry's in sorted order, each file once.
 
     Args:
-        inputs: files, folders (all files below, but hidden ones and known binaries), globs (`**` goes through folders), or `python_stdlib`.
+        inputs: files, folders (all files below, but hidden ones, known binaries and vendored code), globs (`**` goes through folders),
+            URLs, `hf://datasets/<name>`, `python_stdlib`, `-` for stdin; or mappings as in `source.Entry`.
         left_out: a folder whose files do not count: an earlier output inside an input folder.
+        spool: folder for what comes from stdin, which cannot be read twice.
 
     Raises:
-        DataError: an entry names no file.
+        DataError: an entry names no file, or one that cannot be reached.
     """
-    found: dict[str, Source] = {}
-    for entry in inputs:
-        for path in _files(str(entry)):
-            real = os.path.realpath(path)
-            if left_out is None or not Path(real).is_relative_to(left_out.resolve()):
-                found.setdefault(real, file_source(path))
-    if not found:
+    found = Found([])
+    seen: set[str] = set()
+    barred = left_out.resolve() if left_out else None
+    for given in inputs:
+        for source in _sources(Entry.of(given), found.left_out, spool):
+            local = source.named and source.path.startswith(f"{spool}{os.sep}") if spool else False
+            real = source.path if is_remote(source.path) else os.path.realpath(source.path)
+            inside = barred is not None and not local and not is_remote(real) and Path(real).is_relative_to(barred)
+            if real not in seen and not inside:
+                seen.add(real)
+                found.sources.append(source)
+    if not found.sources:
         raise DataError("input names no file", do="set input= to a file, a folder or a glob")
-    return Found(list(found.values()))
+    return found
 
 
-def file_source(path: str | os.PathLike[str]) -> Source:
-    """An existing file as it is now."""
-    status = os.stat(path)
-    return Source(os.fspath(path), status.st_size, str(status.st_mtime_ns))
+def _sources(entry: Entry, counts: Counter[str], spool: Path | None) -> Iterator[Source]:
+    path = entry.path
+    if path == PYTHON_STDLIB:
+        yield from (file_source(file, entry) for file in _standard_library())
+    elif path == STDIN:
+        from .stdin import spooled
 
+        yield spooled(spool, entry)
+    elif path.startswith(HUB) and _is_dataset_name(path.removeprefix(HUB)):
+        from .hub import hub_sources
 
-def _files(entry: str) -> list[str]:
-    if entry == PYTHON_STDLIB:
-        return _standard_library()
-    path = os.path.expanduser(entry)
-    if os.path.isfile(path):
-        return [path]
-    if os.path.isdir(path):
-        files = _below(path)
-        nothing = f"input folder {entry} holds no text file"
+        yield from hub_sources(entry, path.removeprefix(HUB))
+    elif is_remote(path):
+        from .remote import remote_sources
+
+        yield from remote_sources(entry, counts)
     else:
-        files = sorted(match for match in glob.glob(path, recursive=True) if os.path.isfile(match))
-        nothing = f"input={entry} matches no file" if glob.has_magic(path) else f"input={entry} does not exist"
+        yield from _local(entry, os.path.expanduser(path), counts)
+
+
+def _is_dataset_name(name: str) -> bool:
+    """Of a whole dataset, not of files in it: `name` or `owner/name`."""
+    return name.count("/") < 2 and not glob.has_magic(name)
+
+
+def _local(entry: Entry, path: str, counts: Counter[str]) -> Iterator[Source]:
+    if entry.split and not os.path.isdir(path):
+        message = f"input={path}: split={entry.split} is given, but it is no folder with a dataset"
+        raise DataError(message, do="leave split= away", file=path)
+    if os.path.isdir(path):
+        kept = list(selected(_below(path, counts), path, entry.format, counts))
+        files = without_descriptions(kept, path, entry.split)
+        if not files:
+            raise DataError(f"input folder {entry.path} holds no text file", do=_WAY, file=path)
+        yield from (file_source(file, entry, named=False) for file in files)
+        return
+    files = [path] if os.path.isfile(path) else sorted(match for match in glob.glob(path, recursive=True) if os.path.isfile(match))
     if not files:
-        raise DataError(nothing, do="check the path; quote a glob so that the shell leaves it alone", file=entry)
-    return files
+        nothing = f"input={entry.path} matches no file" if glob.has_magic(path) else f"input={entry.path} does not exist"
+        raise DataError(nothing, do=_WAY, file=path)
+    yield from (file_source(file, entry) for file in files)
 
 
-def _below(folder: str) -> list[str]:
-    """All files below a folder, sorted; left out are hidden files and folders, such as .git, and images, archives and other binaries."""
+def _below(folder: str, counts: Counter[str]) -> list[str]:
+    """All files below a folder, sorted, but hidden ones and those in hidden folders, such as .git."""
     files = []
     for where, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        shown = [name for name in folders if not name.startswith(".")]
+        counts["hidden"] += len(folders) - len(shown) + sum(name.startswith(".") for name in names)
+        folders[:] = shown
         files += [os.path.join(where, name) for name in names if not name.startswith(".")]
-    return sorted(file for file in files if os.path.isfile(file) and inner_suffix(file) not in BINARY_SUFFIXES)
+    return sorted(filter(os.path.isfile, files))
+
+
+def selected(files: Sequence[str], root: str, forced: str, counts: Counter[str]) -> Iterator[str]:
+    """What of the files of a folder is read: no images, archives and other binaries, no caches, no code of others.
+
+    Args:
+        files: paths or URLs below `root`.
+        forced: format that the entry says.
+        counts: of what is left out, by cause; grows.
+    """
+    for file in files:
+        folders = file[len(root) :].lower().split("/")[:-1]
+        code = (forced or format_by_name(file)) == "code"
+        if inner_suffix(file) in BINARY_SUFFIXES:
+            counts["binary"] += 1
+        elif is_cache(file):
+            counts["cache"] += 1
+        elif code and VENDORED.intersection(folders):
+            counts["vendored"] += 1
+        else:
+            yield file
 
 
 def _standard_library() -> list[str]:

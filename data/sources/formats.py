@@ -5,7 +5,7 @@ import os
 from .decompress import COMPRESSIONS, MAGIC
 
 # What an input entry may force. "text", "code", "html": a file is one document.
-FORMATS = ("text", "code", "html", "paragraphs", "jsonl", "csv", "tsv", "parquet", "arrow", "warc", "wikipedia")
+FORMATS = ("text", "code", "html", "paragraphs", "jsonl", "json", "csv", "tsv", "parquet", "arrow", "warc", "wikipedia")
 
 _BY_SUFFIX = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow", ".csv": "csv", ".tsv": "tsv",
@@ -22,6 +22,11 @@ CODE_SUFFIXES = frozenset((
     ".vue", ".yaml", ".yml", ".zig", ".zsh",
 ))
 CODE_NAMES = frozenset(("cmakelists.txt", "dockerfile", "gnumakefile", "makefile", "rakefile"))
+# Folders with code of others, or made by tools.
+VENDORED = frozenset((
+    "__pycache__", "bower_components", "build", "dist", "dist-packages", "node_modules", "site-packages", "third-party", "third_party",
+    "thirdparty", "vendor", "vendored", "venv", "virtualenv",
+))
 # What a folder holds beside text. Whoever names such a file itself has it read.
 BINARY_SUFFIXES = frozenset((
     ".7z", ".a", ".avi", ".bin", ".bmp", ".class", ".db", ".dll", ".doc", ".docx", ".dylib", ".exe", ".gif", ".h5", ".ico", ".idx", ".jar",
@@ -60,10 +65,11 @@ def compression_by_start(start: bytes) -> str:
 
 def format_by_start(start: bytes, name: str) -> str:
     """What the first (decompressed) bytes tell; plain text if nothing."""
-    start = start.removeprefix(_BOM)
-    if name.endswith(".json"):
-        return "jsonl"
-    trimmed = start.lstrip()
+    trimmed = start.removeprefix(_BOM).lstrip()
+    if inner_suffix(name) == ".json":
+        first, feed, _ = trimmed.partition(b"\n")
+        one_value = trimmed.startswith(b"[") or (feed and first.rstrip().endswith((b"{", b",", b"[")))
+        return "json" if one_value else "jsonl"
     known = next((kind for magic, kind in _BY_START.items() if trimmed.startswith(magic)), "")
     if known == "jsonl" and not _object_line(trimmed):
         return "text"

@@ -3,100 +3,154 @@
 Reading and decompressing happens here, in one process; what a record holds is looked at in the workers (`Chunk.documents`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import BinaryIO
+from dataclasses import dataclass, replace
+from functools import partial
 
 from ..errors import DataError
-from .blocks import JsonLines, Texts, TooLong
+from .blocks import CodeFile, JsonFile, JsonLines, Paragraphs, Texts, TooLong
 from .chunk import CHUNK, Block, Chunk, Place
-from .cut import Behind, pieces
+from .cut import Behind, BehindBlankLine, Cutter, Never, OutsideQuotes, pieces
 from .decompress import Stream
-from .find import Source
 from .formats import compression_by_start, compression_of, format_by_name, format_by_start
+from .opening import open_source
+from .separated import Rows, check_columns, columns
+from .source import Source
 from .tables import arrow_blocks, parquet_blocks
+from .warc import WarcCutter, WarcRecords, count_records
+from .wikipedia import HEADER_END, PAGE_END, Pages, Site, count_pages
 
 _BOM = b"\xef\xbb\xbf"
 _START = 4096  # bytes that are looked at to tell a format
 _WHOLE = 1 << 27  # bytes; a longer text is cut behind a line into several documents, or it would take all memory
-_READ_AHEAD = 1 << 18
+_MAGIC = 16
+_HEADER = 1 << 18  # of a Wikipedia dump, or the first row of a table
 
 
-def read_chunks(sources: Sequence[Source], *, text_key: str, start: Place | None = None) -> Iterator[Chunk]:
+def read_chunks(sources: Sequence[Source], *, text_key: str, start: Place | None = None, size: int = CHUNK) -> Iterator[Chunk]:
     """All records of the files, in order, grouped into chunks of about 1 MiB; a longer record is a chunk of its own.
 
     Args:
         sources: as `find_sources` gives them.
         text_key: key of the text in JSON lines, its column in a table; a source may have its own.
         start: `next` of an earlier chunk of the same sources: then exactly the chunks behind that one.
+        size: bytes of raw records that end a chunk.
 
     Raises:
         DataError: a file cannot be read, is damaged or truncated, or is a table without that column of text.
     """
     first = start or Place()
     blocks: list[Block] = []
-    size = read = 0
+    held = read = 0
     for number, source in enumerate(sources[first.source :], first.source):
         begin = first if number == first.source else Place(number)
         consumed = begin.consumed
-        for block, length, behind in _blocks(source, source.text_key or text_key, begin):
+        for block, length, behind in _blocks(source, source.text_key or text_key, begin, size):
             blocks.append(block)
-            size += length
+            held += length
             read += max(0, behind.consumed - consumed)
             consumed = max(behind.consumed, consumed)
-            if size >= CHUNK:
-                yield Chunk(blocks, read, behind, size)
-                blocks, size, read = [], 0, 0
+            if held >= size:
+                yield Chunk(blocks, read, behind, held)
+                blocks, held, read = [], 0, 0
         read += max(0, source.size - consumed)
     if blocks or read:
-        yield Chunk(blocks, read, Place(len(sources)), size)
+        yield Chunk(blocks, read, Place(len(sources)), held)
 
 
-def _blocks(source: Source, text_key: str, place: Place) -> Iterator[tuple[Block, int, Place]]:
+def _blocks(source: Source, text_key: str, place: Place, size: int) -> Iterator[tuple[Block, int, Place]]:
     """(block, its bytes, the place behind it)."""
-    with _as_data_errors(source.path), open(source.path, "rb", buffering=_READ_AHEAD) as raw:
-        compression, kind = _format(source, raw)
+    with _as_data_errors(source.path):
+        compression, kind = _format(source)
         if kind in ("parquet", "arrow"):
-            yield from (parquet_blocks if kind == "parquet" else arrow_blocks)(raw, source.path, source.size, text_key, place)
+            table_blocks = parquet_blocks if kind == "parquet" else arrow_blocks
+            with open_source(source) as raw:
+                yield from table_blocks(raw, source, text_key, place, size)
             return
-        yield from _records(source, Stream(raw, compression, place), kind, text_key, place)
+        form = _form(source, compression, kind, text_key)
+        with open_source(source) as raw:
+            yield from _records(source, Stream(raw, compression, place), form, place, size)
 
 
-def _format(source: Source, raw: BinaryIO) -> tuple[str, str]:
+def _format(source: Source) -> tuple[str, str]:
     """(compression, format): by name, else by the first bytes."""
     compression, kind = compression_of(source.path), source.format or format_by_name(source.path)
     if compression and kind:
         return compression, kind
-    start = raw.read(_START)
-    raw.seek(0)
-    compression = compression or compression_by_start(start)
-    if not kind:
-        start = next(Stream(raw, compression, Place()).pieces(), b"") if compression else start
-        raw.seek(0)
-        kind = format_by_start(start[:_START], source.path.lower())
-    return compression, kind
+    if not compression:
+        with open_source(source) as raw:
+            compression = compression_by_start(raw.read(_MAGIC))
+    if kind:
+        return compression, kind
+    start = _head(source, compression, _START)
+    kind = format_by_start(start, source.path)
+    # What is found in a folder and says nothing of itself may be a program; looked at as code, it is left out.
+    return compression, "code" if kind == "text" and b"\0" in start and not source.named else kind
 
 
-def _records(source: Source, stream: Stream, kind: str, text_key: str, place: Place) -> Iterator[tuple[Block, int, Place]]:
+def _head(source: Source, compression: str, size: int, until: bytes = b"") -> bytes:
+    """The first bytes: up to `size`, or up to the first `until`."""
+    head = b""
+    with open_source(source) as raw:
+        for data in Stream(raw, compression, Place()).pieces():
+            head += data
+            if len(head) >= size or (until and until in head):
+                break
+    return head[:size].partition(until)[0] + until if until and until in head[:size] else head[:size]
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How the records of a format are told apart, and what becomes of them: (file, first line, data) -> block."""
+
+    block: Callable[[str, int, bytes], Block]
+    cutter: Callable[[], Cutter] = Behind
+    least: int = 0  # bytes of a block, if not those of a chunk
+    count: Callable[[bytes], int] | None = None  # None: line feeds
+    one: bool = False  # the file is one document, also when it is empty
+
+
+def _form(source: Source, compression: str, kind: str, text_key: str) -> _Form:
+    if kind == "jsonl":
+        return _Form(partial(JsonLines, text_key=text_key))
+    if kind == "json":
+        return _Form(partial(JsonFile, text_key=text_key, named=source.named), Never, one=True)
+    if kind == "paragraphs":
+        return _Form(Paragraphs, BehindBlankLine)
+    if kind == "warc":
+        return _Form(WarcRecords, WarcCutter, count=count_records)
+    if kind == "wikipedia":
+        site = Site.read(_head(source, compression, _HEADER, HEADER_END))
+        return _Form(partial(Pages, site=site), partial(Behind, PAGE_END), count=count_pages)
+    if kind in ("csv", "tsv"):
+        delimiter = "," if kind == "csv" else "\t"
+        names = columns(_head(source, compression, _HEADER), delimiter)
+        check_columns(names, source.path, text_key)
+        column = names.index(text_key) if names else 0
+        return _Form(partial(Rows, delimiter=delimiter, column=column), OutsideQuotes if kind == "csv" else Behind)
+    if kind == "code" and not source.named:
+        return _Form(CodeFile, least=_WHOLE, one=True)
+    return _Form(partial(_whole, kind=kind), least=_WHOLE, one=True)
+
+
+def _whole(file: str, line: int, data: bytes, *, kind: str) -> Texts:
+    return Texts(file, line, [data], kind)
+
+
+def _records(source: Source, stream: Stream, form: _Form, place: Place, size: int) -> Iterator[tuple[Block, int, Place]]:
     """The records of what is one stream of bytes."""
     offset, line, path = place.offset, place.line, source.path
-    least = CHUNK if kind == "jsonl" else _WHOLE
-    empty = True
-    for piece in pieces(stream.pieces(), Behind, least=least):
-        empty = False
-        data = piece.data.removeprefix(_BOM) if not offset else piece.data
-        block: Block
-        if piece.dropped:
-            block = TooLong(path, line)
-        elif kind == "jsonl":
-            block = JsonLines(path, line, data, text_key)
-        else:
-            block = Texts(path, line, [data], kind if kind in ("code", "html") else "text")
-        offset, line = offset + piece.size, line + piece.line_feeds
+    begun = bool(offset)
+    for piece in pieces(stream.pieces(), form.cutter, least=form.least or size):
+        data = piece.data if begun else piece.data.removeprefix(_BOM)
+        begun = True
+        block = TooLong(path, line) if piece.dropped else form.block(path, line, data)
+        offset += piece.size
+        line += piece.line_feeds if form.count is None else 1 if piece.dropped else form.count(piece.data)
         yield block, piece.size, replace(stream.place(offset, line), source=place.source)
-    if empty and not offset and kind != "jsonl":
-        yield Texts(path, 1, [b""]), 0, Place(place.source + 1)
+    if form.one and not begun:
+        yield form.block(path, 1, b""), 0, Place(place.source + 1)
 
 
 @contextmanager

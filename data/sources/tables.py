@@ -1,13 +1,14 @@
 """Rows of Parquet and Arrow files: one column of text, about 1 MiB at a time."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, BinaryIO
 
 from ..errors import DataError
 from .blocks import Texts
-from .chunk import CHUNK, Place
+from .chunk import Place
+from .source import Source
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -17,41 +18,43 @@ _ROWS = 128  # at a time; more of a large text would fill the memory
 WAY = "set text_key= to the column of the text"
 
 
-def parquet_blocks(raw: BinaryIO, path: str, size: int, text_key: str, place: Place) -> Iterator[tuple[Texts, int, Place]]:
-    """(block, bytes of its texts, place behind it) of the rows from `place` on; `size`: bytes of the file.
+def parquet_blocks(raw: BinaryIO, source: Source, text_key: str, place: Place, size: int) -> Iterator[tuple[Texts, int, Place]]:
+    """(block, bytes of its texts, place behind it) of the rows from `place` on; `size`: bytes that end a block.
 
     Raises:
         DataError: no such column of text, or the file is damaged.
     """
     import pyarrow.parquet as pq
 
-    with _damage(path, "Parquet"), pq.ParquetFile(raw, memory_map=False, pre_buffer=False) as file:
-        check_column(file.schema_arrow, path, text_key)
-        rows, before = max(1, file.metadata.num_rows), 0
+    with _damage(source.path, "Parquet"), pq.ParquetFile(raw, memory_map=False, pre_buffer=False) as file:
+        check_column(file.schema_arrow, source.path, text_key)
+        rows, before = _Rows(source.path, place, size, source.size / max(1, file.metadata.num_rows)), 0
         for group in range(file.num_row_groups):
             behind = before + file.metadata.row_group(group).num_rows
             if behind > place.offset:
                 # Group by group: so a batch begins at the same rows, wherever reading began.
                 batches = file.iter_batches(batch_size=_ROWS, row_groups=[group], columns=[text_key], use_threads=False)
-                yield from _blocks((batch.column(0) for batch in batches), before, path, place, size / rows)
+                for batch in batches:
+                    yield from rows.blocks(batch.column(0), before)
+                    before += batch.num_rows
             before = behind
 
 
-def arrow_blocks(raw: BinaryIO, path: str, size: int, text_key: str, place: Place) -> Iterator[tuple[Texts, int, Place]]:
+def arrow_blocks(raw: BinaryIO, source: Source, text_key: str, place: Place, size: int) -> Iterator[tuple[Texts, int, Place]]:
     """The same for Arrow IPC, files and streams; `place.consumed` is only known of the rows read."""
     import pyarrow as pa
 
     magic = raw.read(6)
     raw.seek(0)
-    with _damage(path, "Arrow"), pa.ipc.open_file(raw) if magic == b"ARROW1" else pa.ipc.open_stream(raw) as reader:
-        check_column(reader.schema, path, text_key)
-        before = 0
+    with _damage(source.path, "Arrow"), pa.ipc.open_file(raw) if magic == b"ARROW1" else pa.ipc.open_stream(raw) as reader:
+        check_column(reader.schema, source.path, text_key)
+        rows, before = _Rows(source.path, place, size), 0
         index = reader.schema.get_field_index(text_key)
         batches = (reader.get_batch(i) for i in range(reader.num_record_batches)) if magic == b"ARROW1" else iter(reader)
         for batch in batches:
             if before + batch.num_rows > place.offset:
-                for block, length, behind in _blocks([batch.column(index)], before, path, place, 0.0):
-                    yield block, length, replace(behind, consumed=min(size, raw.tell()))
+                for block, length, behind in rows.blocks(batch.column(index), before):
+                    yield block, length, replace(behind, consumed=min(source.size, raw.tell()))
             before += batch.num_rows
 
 
@@ -78,27 +81,41 @@ def _damage(path: str, kind: str) -> Iterator[None]:
         raise DataError(f"{path} is no {kind} file, or damaged: {error}", do="copy the file again from its source", file=path) from error
 
 
-def _blocks(columns: Iterable["pa.Array"], before: int, path: str, place: Place, bytes_a_row: float) -> Iterator[tuple[Texts, int, Place]]:
-    """The rows of consecutive columns; the first of them is row `before`, those up to `place` are left out."""
-    for column in columns:
-        for start in range(0, len(column), _ROWS):
-            data = _as_bytes(column.slice(start, _ROWS))
-            row = before + start
-            skip = min(len(data), max(0, place.offset - row))
-            yield from _cut(data[skip:], row + skip, path, place.source, bytes_a_row)
-        before += len(column)
+@dataclass(frozen=True)
+class _Rows:
+    """Cuts the rows of a column into blocks.
 
+    Args:
+        path: of the file.
+        start: rows before it are left out.
+        size: bytes that end a block.
+        bytes_a_row: of the file; only for progress.
+    """
 
-def _cut(data: list[bytes | None], row: int, path: str, source: int, bytes_a_row: float) -> Iterator[tuple[Texts, int, Place]]:
-    rows: list[bytes | None] = []
-    size = 0
-    for number, text in enumerate(data, 1):
-        rows.append(text)
-        size += len(text or b"")
-        if size >= CHUNK or number == len(data):
-            behind = row + len(rows)
-            yield Texts(path, row + 1, rows), size, Place(source, behind, behind + 1, consumed=int(behind * bytes_a_row))
-            row, rows, size = behind, [], 0
+    path: str
+    start: Place
+    size: int
+    bytes_a_row: float = 0.0
+
+    def blocks(self, column: "pa.Array", before: int) -> Iterator[tuple[Texts, int, Place]]:
+        """The blocks of a column whose first row is the row `before` of the file."""
+        for at in range(0, len(column), _ROWS):
+            data = _as_bytes(column.slice(at, _ROWS))
+            row = before + at
+            skip = min(len(data), max(0, self.start.offset - row))
+            yield from self._cut(data[skip:], row + skip)
+
+    def _cut(self, data: list[bytes | None], row: int) -> Iterator[tuple[Texts, int, Place]]:
+        rows: list[bytes | None] = []
+        held = 0
+        for number, text in enumerate(data, 1):
+            rows.append(text)
+            held += len(text or b"")
+            if held >= self.size or number == len(data):
+                behind = row + len(rows)
+                place = Place(self.start.source, behind, behind + 1, consumed=int(behind * self.bytes_a_row))
+                yield Texts(self.path, row + 1, rows), held, place
+                row, rows, held = behind, [], 0
 
 
 def _as_bytes(column: "pa.Array") -> list[bytes | None]:

@@ -4,8 +4,6 @@ import gzip
 import json
 import sys
 import sysconfig
-from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,32 +11,15 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 from hexareme.data.errors import DataError
-from hexareme.data.sources.chunk import CHUNK, Chunk
-from hexareme.data.sources.document import Document, Rejected, Skipped
+from hexareme.data.sources.chunk import CHUNK
 from hexareme.data.sources.find import PYTHON_STDLIB, find_sources
 from hexareme.data.sources.read import read_chunks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.data.sources.reading import read
+
 TEXTS = ["one", "two\nlines\r\n", "\u2581 é 😀", "\0", " ", "x" * 5000, "the last, without newline"]
-
-
-@dataclass
-class Read:
-    """Everything that was in the inputs."""
-
-    chunks: list[Chunk]
-
-    def __post_init__(self):
-        outcomes = [outcome for chunk in self.chunks for outcome in chunk.documents()]
-        self.texts = [outcome.text for outcome in outcomes if isinstance(outcome, Document)]
-        self.rejects = [outcome for outcome in outcomes if isinstance(outcome, Rejected)]
-        self.skipped = Counter(outcome.cause for outcome in outcomes if isinstance(outcome, Skipped))
-        self.records = len(outcomes)
-
-
-def read(*inputs: Path | str, text_key: str = "text") -> Read:
-    return Read(list(read_chunks(find_sources([str(entry) for entry in inputs]).sources, text_key=text_key)))
 
 
 def json_lines(texts: list[str]) -> bytes:
