@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from .fields import number, text
 
@@ -11,6 +12,9 @@ class Format(StrEnum):
     safetensors = "safetensors"
     huggingface = "huggingface"
     megatron = "megatron"
+    tokens = "tokens"
+    corpus = "corpus"
+    nanogpt = "nanogpt"
 
 
 class ElementType(StrEnum):
@@ -36,11 +40,13 @@ class InspectConfig:
 
 @dataclass(kw_only=True)
 class ConvertConfig:
-    """A checkpoint as plain weights."""
+    """A checkpoint as plain weights; token files merged and in other formats."""
 
-    source: Format = text(Format.run, help="what is read")
-    target: Format = text(Format.safetensors, help="what is written: plain weights under Hexareme's names")
-    path: str = text(help="run folder (its newest whole checkpoint) or checkpoint folder to read")
-    output: str = text(help="new folder, or new file *.safetensors that takes all weights")
+    source: Format = text(Format.run, help="what is read: a run's weights, or tokens (nanogpt: the same, of nanoGPT's files)")
+    target: Format = text(Format.safetensors, help="what is written: plain weights under Hexareme's names (safetensors); of tokens a "
+                          "corpus folder (corpus), a .bin and .idx (megatron), or ids alone (nanogpt)")
+    path: Any = text(help="run folder (its newest whole checkpoint) or checkpoint folder; of tokens as data.train: a corpus folder, a "
+                     "prefix, train.bin@50256 (nanoGPT's file @ its end-of-document id), a pattern, or a list, which is merged")
+    output: str = text(help="new folder, or new file *.safetensors that takes all weights; for megatron a prefix, for nanogpt a file")
     shard_bytes: int = number(5 * 10**9, least=1, help="most bytes of one file of a folder; a larger tensor has a file of its own")
     dtype: ElementType = text(ElementType.saved, help="element type of the weights; saved: as in the checkpoint")

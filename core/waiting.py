@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 _COLLECTIVES = str(ROOT / "parallel" / "collectives.py")
-_LOADER = str(ROOT / "data" / "loader.py")
+_LOADER = str(ROOT / "data" / "samples" / "loader.py")
 
 # Frames that only carry a call on: a wait is judged by the frame below them.
 _CARRIERS = ("torch/_ops.py", "torch/_library/autograd.py", "torch/distributed/c10d_logger.py", "torch/utils/_contextlib.py",

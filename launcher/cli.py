@@ -14,7 +14,7 @@ COMMANDS = {
     "generate": "text from a checkpoint",
     "report": "a run's curves as PNG files and one HTML file",
     "inspect": "what a checkpoint or a run contains; finds what is damaged",
-    "convert": "a checkpoint as plain safetensors weights",
+    "convert": "a checkpoint as plain safetensors weights; token files merged or in other formats",
     "bench": "measures what the performance table claims",
 }
 HELP = ("--help", "-h", "help")

@@ -12,7 +12,7 @@ from ..conf.registry import COMMANDS
 EXAMPLES = {
     "prepare": (
         "hexareme prepare input=texts output=corpora/mine",
-        "hexareme prepare 'input=[wiki/*.jsonl.zst,books.parquet]' output=corpora/mix tokenizer.kind=byte_bpe tokenizer.vocab_size=50000",
+        "hexareme prepare 'input=[crawl/*.warc.gz,wiki/*.jsonl.zst,books.parquet]' output=corpora/web clean=web tokenizer.kind=byte_bpe",
         "hexareme prepare input=texts output=corpora/llama tokenizer.kind=huggingface tokenizer.path=llama/tokenizer.json",
     ),
     "train": (
@@ -53,7 +53,7 @@ EXAMPLES = {
     "convert": (
         "hexareme convert path=runs/quickstart output=quickstart-weights",
         "hexareme convert source=run target=safetensors path=runs/quickstart output=quickstart.safetensors dtype=bfloat16",
-        "hexareme convert path=runs/llama/checkpoints/step-00001000 output=llama shard_bytes=2000000000",
+        "hexareme convert source=tokens path=[corpora/web,corpora/code] target=corpus output=corpora/all",
     ),
     "bench": (
         "hexareme bench suite=overhead model=quickstart steps=100",
