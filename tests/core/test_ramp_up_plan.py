@@ -38,8 +38,9 @@ def test_the_sizes_are_megatrons(plan):
     if plan.global_size == ramp.start:  # Megatron divides by no increments there
         return
     theirs = megatrons_calculator()(
-        global_batch_size=plan.global_size, micro_batch_size=plan.micro_size, data_parallel_size=plan.dp, rank=1, ramup_samples=ramp.samples,
-        decrease_batch_size_if_needed=False, start_global_batch_size=ramp.start, batch_size_increment=ramp.increment)
+        global_batch_size=plan.global_size, micro_batch_size=plan.micro_size, data_parallel_size=plan.dp, rank=1,
+        decrease_batch_size_if_needed=False, start_global_batch_size=ramp.start,
+        batch_size_increment=ramp.increment, ramup_samples=ramp.samples)
     share = ramp.samples / ((plan.global_size - ramp.start) // ramp.increment)
     seen = 0
     for step in range(200):
