@@ -18,12 +18,14 @@ class Meter:
         name: of the pass.
         total: bytes of the input files; 0 where they say nothing about the time.
         clock: seconds, monotonic.
+        begun: bytes that an earlier process has done.
     """
 
-    def __init__(self, name: str, total: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, name: str, total: int, clock: Callable[[], float] = time.monotonic, *, begun: int = 0) -> None:
         self.name = name
         self.total = total
-        self.done = self.documents = self.text_bytes = 0
+        self.done = self._begun = begun
+        self.documents = self.text_bytes = 0
         self._clock = clock
         self._start = clock()
 
@@ -39,7 +41,7 @@ class Meter:
     @property
     def seconds_left(self) -> float:
         """At the pace so far, by bytes of the input files; they may be compressed, so text says nothing about the end."""
-        return self.seconds * (self.total - self.done) / max(self.done, 1)
+        return self.seconds * (self.total - self.done) / max(self.done - self._begun, 1)
 
     def add(self, input_bytes: int, documents: int, text_bytes: int) -> None:
         self.done += input_bytes
@@ -85,13 +87,13 @@ class PrepareProgress:
         if self._bar:
             self._bar.stop()
 
-    def phase(self, name: str, total_bytes: int) -> None:
-        """The next pass begins."""
-        self._meter = Meter(name, total_bytes)
+    def phase(self, name: str, total_bytes: int, done_bytes: int = 0) -> None:
+        """The next pass begins, or goes on behind what was done before."""
+        self._meter = Meter(name, total_bytes, begun=done_bytes)
         if self._bar:
             for task in self._bar.tasks:
                 self._bar.update(task.id, total=task.total or 1, completed=task.total or 1)
-            self._task = self._bar.add_task(name, total=total_bytes or None, rate="")
+            self._task = self._bar.add_task(name, total=total_bytes or None, completed=done_bytes, rate="")
         else:
             self._say(f"prepare: {name}")
 
@@ -103,6 +105,10 @@ class PrepareProgress:
             self._bar.update(self._task, advance=input_bytes, rate=f"{meter.documents:,} documents  {meter.rate:.1f} MB/s")
         elif time.monotonic() - self._spoken >= QUIET_SECONDS:
             self._say(meter.line())
+
+    def note(self, line: str) -> None:
+        """Something that the user should know."""
+        self._say(f"prepare: {line}")
 
     def _say(self, line: str) -> None:
         self._spoken = time.monotonic()

@@ -19,6 +19,7 @@ RECORD = "prepare.json"
 REJECTS = "rejects.jsonl"
 PARTS = ("train", "validation")
 STAGING = ".preparing"
+SPOOL = ".stdin"  # what came from a pipe
 REPORTS = ("clean_report.json", "clean_report.html")
 
 # What a corpus folder may hold besides corpus.json: token files, arrays beside them, and the rest.
@@ -81,7 +82,7 @@ def finished(folder: Path, record: Mapping[str, Any], *, overwrite: bool) -> tup
     way = "choose another output, or overwrite=true"
     if not (folder / FILE_NAME).exists():
         # Remains of a killed prepare are ours; without its staging folder, anything but a list of rejects is not.
-        foreign = {path.name for path in folder.iterdir()} - {REJECTS, STAGING}
+        foreign = {path.name for path in folder.iterdir()} - {REJECTS, STAGING, SPOOL}
         if foreign and not (folder / STAGING).exists():
             raise DataError(f"{folder} holds {min(foreign)} but no corpus", do="choose another output", file=folder)
         return None

@@ -144,7 +144,10 @@ class Preparation:
             raise self._one_sided(Tally(**sampled["tally"]))
         self._progress.phase("training the tokenizer", 0)
         kind = self._recipe.tokenizer_kind
-        return self._save_tokenizer(kind, *train_tokenizer(kind, texts, vocab_size=self._recipe.vocab_size))
+        recipe = self._recipe
+        model, end = train_tokenizer(kind, texts, vocab_size=recipe.vocab_size, special_tokens=recipe.special_tokens,
+                                     lowercase=recipe.lowercase)
+        return self._save_tokenizer(kind, model, end)
 
     def _wanted(self, sink: SampleSink, item: Item) -> tuple[Item, int, int]:
         return item, self._threshold, sink.sample.most
@@ -161,7 +164,8 @@ class Preparation:
 
     def _save_tokenizer(self, kind: str, model: bytes, end: int) -> State:
         shutil.rmtree(self._folder / _TOKENIZER, ignore_errors=True)
-        saved = save_tokenizer(self._folder / _TOKENIZER, kind=kind, model=model, end_of_document=end)
+        saved = save_tokenizer(self._folder / _TOKENIZER, kind=kind, model=model, end_of_document=end,
+                               special_tokens=self._recipe.special_tokens)
         described = {"kind": kind, "vocab_size": saved.vocab_size, "end_of_document": end}
         self._journal.finish(_TOKENIZER, {"described": described, "files": self._tokenizer_files()})
         return self._journal.result(_TOKENIZER)

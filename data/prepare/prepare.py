@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from ..clean.report import CleanReport
 from ..sources.find import Source, file_source, find_sources
 from ..tokenizer.tokenizer import TRAINED_KINDS, model_file
 from ..tokens.description import CorpusDescription, parse_description
-from .corpus_folder import REJECTS, STAGING, commit, finished, input_record, locked, movable, write_record
+from .corpus_folder import REJECTS, SPOOL, STAGING, commit, finished, input_record, locked, movable, write_record
 from .journal import Journal, StagingDamaged
 from .passes import PassRunner
 from .preparation import Outcome, Preparation
@@ -71,11 +72,10 @@ def prepare(
     """
     folder = Path(output).expanduser()
     progress = progress or NoProgress()
-    sources = find_sources(inputs, left_out=folder).sources
-    record = input_record(sources, asdict(recipe), _also_read(recipe))
-    new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder):
+    also_read = _also_read(recipe)
+    with _own_folder(folder):
+        sources = _sources(inputs, folder, progress)
+        record = input_record(sources, asdict(recipe), also_read)
         if found := finished(folder, record, overwrite=overwrite):
             shutil.rmtree(folder / STAGING, ignore_errors=True)  # of a prepare that was killed after its last act
             description, counts = found
@@ -85,8 +85,32 @@ def prepare(
             return making.run(sources, recipe, workers or len(os.sched_getaffinity(0)), journal_seconds)
         finally:
             making.tidy()
+
+
+@contextmanager
+def _own_folder(folder: Path) -> Iterator[None]:
+    """The output folder, for this process alone; gone again if it is new and stays empty."""
+    new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        try:
+            yield
+        finally:
+            shutil.rmtree(folder / SPOOL, ignore_errors=True)
             if new and not any(folder.iterdir()):
                 folder.rmdir()
+
+
+def _sources(inputs: Sequence[str | dict[str, Any]], folder: Path, progress: Progress) -> list[Source]:
+    spool = folder / SPOOL
+    if any((entry.get("path") if isinstance(entry, dict) else entry) == "-" for entry in inputs):
+        progress.phase("reading stdin", 0)
+        spool.mkdir(exist_ok=True)
+    found = find_sources(inputs, left_out=folder, spool=spool)
+    if found.left_out:
+        causes = ", ".join(f"{count:,} {cause}" for cause, count in sorted(found.left_out.items()))
+        progress.note(f"files of folders that are left out: {causes}")
+    return found.sources
 
 
 class _Making:
@@ -159,7 +183,7 @@ class _Making:
 
 def _also_read(recipe: Recipe) -> list[Source]:
     """Files besides the input that decide the corpus."""
-    files = list(recipe.lists)
+    files = list(recipe.clean.files)
     if recipe.tokenizer_kind not in TRAINED_KINDS:
         files.append(str(model_file(Path(recipe.tokenizer_path).expanduser())))
     return [file_source(Path(file).expanduser()) for file in files]

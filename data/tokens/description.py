@@ -166,7 +166,7 @@ def read_description(folder: str | os.PathLike[str]) -> CorpusDescription:
     if version != VERSION:
         raise DataError(f"{file} has version {version!r}, this Hexareme reads {VERSION}", do=PREPARE_AGAIN, file=file)
     try:
-        return _description(raw)
+        return parse_description(raw)
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{file} is malformed: {_reason(error)}", do=PREPARE_AGAIN, file=file) from error
 
@@ -199,7 +199,12 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _description(raw: Mapping[str, Any]) -> CorpusDescription:
+def parse_description(raw: Mapping[str, Any]) -> CorpusDescription:
+    """A description from plain values, such as `dataclasses.asdict` gives.
+
+    Raises:
+        KeyError, TypeError, ValueError: they are none.
+    """
     tokenizer, parts = raw["tokenizer"], raw["parts"]
     if not isinstance(parts, dict):
         _wrong("parts", parts)

@@ -1,13 +1,15 @@
 """`hexareme prepare input=... output=...`: raw text to a corpus folder."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...conf.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from ...conf.prepare_schema import PrepareConfig
+    from ...data.clean.report import CleanReport
     from ...data.prepare.prepare import Prepared, Recipe
     from ..prepare_progress import Meter
 
@@ -27,13 +29,16 @@ def main(overrides: list[str]) -> int:
     from ...conf.compose import compose
     from ...data.prepare.prepare import prepare
     from ..prepare_progress import PrepareProgress
+    from ..prepare_task import prepare_examples
 
     config: PrepareConfig = compose("prepare", overrides)
     if found := problems(config):
         raise ConfigError(found)
+    if config.task.kind != "text":
+        return prepare_examples(config)
     with PrepareProgress(Console(stderr=True)) as progress:
         prepared = prepare(
-            [config.input] if isinstance(config.input, str) else config.input,
+            entries(config.input),
             config.output,
             recipe(config),
             workers=config.workers,
@@ -46,10 +51,12 @@ def main(overrides: list[str]) -> int:
 
 def problems(config: "PrepareConfig") -> list[Problem]:
     """What the schema alone cannot refuse."""
-    found = []
-    inputs = [config.input] if isinstance(config.input, str) else config.input
-    if not isinstance(inputs, list) or not inputs or not all(isinstance(entry, str) and entry for entry in inputs):
-        message = "must be a file, a folder or a glob, or a list of them"
+    from ...core.cleaning import problems as cleaning_problems
+
+    found = [] if config.task.kind != "text" else list(cleaning_problems(config.clean))
+    inputs = entries(config.input)
+    if not inputs or not all(isinstance(entry, str | dict) and entry for entry in inputs):
+        message = "must be a file, a folder or a glob, or a list of these and of {path: a.dump, format: jsonl}"
         found.append(Problem("input", config.input, message, "write it as in input='[a.txt,logs/**/*.jsonl]'"))
     existing = config.tokenizer.kind in ("huggingface", "sentencepiece_file")
     if existing and not config.tokenizer.path:
@@ -58,22 +65,29 @@ def problems(config: "PrepareConfig") -> list[Problem]:
     if not existing and config.tokenizer.path:
         message = f"is given, but tokenizer.kind={config.tokenizer.kind} trains a new tokenizer"
         found.append(Problem("tokenizer.path", config.tokenizer.path, message, "set tokenizer.kind=huggingface or sentencepiece_file"))
-    if config.clean.name != "none":
-        found.append(Problem("clean", config.clean.name, "is not built yet; it arrives with the data issue", "set clean=none"))
     return found
+
+
+def entries(given: Any) -> list[Any]:
+    """`input`, as a list."""
+    return given if isinstance(given, list) else [given]
 
 
 def recipe(config: "PrepareConfig") -> "Recipe":
     """The settings that decide the bytes of the corpus."""
+    from ...core.cleaning import settings_of
     from ...data.prepare.prepare import Recipe
 
     return Recipe(
         tokenizer_kind=config.tokenizer.kind.value,
         tokenizer_path=config.tokenizer.path,
         vocab_size=config.tokenizer.vocab_size,
+        special_tokens=tuple(config.tokenizer.special_tokens),
+        lowercase=config.tokenizer.lowercase,
         text_key=config.text_key,
         held_out=config.held_out,
         reject_limit=config.reject_limit,
+        clean=settings_of(config.clean),
     )
 
 
@@ -89,6 +103,9 @@ def show(prepared: "Prepared", meter: "Meter", console: "Console") -> None:
     if prepared.reused:
         console.print(f"{prepared.folder} is this corpus already; nothing to do", highlight=False)
     console.print(table)
+    if prepared.report:
+        console.print(cleaning_table(prepared.report))
+        console.print(f"examples of each rule: {prepared.folder / 'clean_report.html'}", highlight=False, soft_wrap=True)
     tokenizer = prepared.description.tokenizer
     facts = [f"vocabulary {tokenizer.vocab_size:,} ({tokenizer.kind})", f"{tally.text_bytes / tokens:.3f} bytes/token"]
     if not prepared.reused:
@@ -96,3 +113,19 @@ def show(prepared: "Prepared", meter: "Meter", console: "Console") -> None:
     facts += [f"{tally.empty:,} empty" if tally.empty else "", f"{tally.rejected:,} rejected, see rejects.jsonl" if tally.rejected else ""]
     console.print(", ".join(filter(None, facts)), highlight=False)
     console.print(f"corpus: {prepared.folder}\nnext:   hexareme train data.train={prepared.folder}", highlight=False, soft_wrap=True)
+
+
+def cleaning_table(report: "CleanReport") -> "Table":
+    """What each rule removed and changed."""
+    from rich.table import Table
+
+    table = Table("cleaning rule", box=None)
+    for name in ("documents in", "removed", "of all", "changed", "bytes removed"):
+        table.add_column(name, justify="right")
+    for name, row in report.rows.items():
+        removed = row.documents_in - row.documents_out
+        part = f"{removed / report.documents_in:.1%}" if report.documents_in else ""
+        table.add_row(name, f"{row.documents_in:,}", f"{removed:,}", part, f"{row.changed:,}", f"{row.bytes_in - row.bytes_out:,}")
+    left, size = f"{report.documents_in - report.documents_out:,}", f"{report.bytes_in - report.bytes_out:,}"
+    table.add_row("all", f"{report.documents_in:,}", left, f"{1 - report.documents_out / max(1, report.documents_in):.1%}", "", size)
+    return table

@@ -23,10 +23,27 @@ def test_the_command(tmp_path, capsys):
     assert open_corpus(corpus, "validation").num_documents >= 1
 
 
+def test_cleaning_is_shown_rule_by_rule(tmp_path, capsys):
+    file = tmp_path / "a.jsonl"
+    texts = [f"document {i}, about nothing in particular {'word ' * (i % 50)}" for i in range(200)]
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in [*texts, *texts[:20]]))
+    overrides = [f"input=[{{path: {file}, format: jsonl}}]", f"output={tmp_path / 'corpus'}", "tokenizer.kind=byte_bpe",
+                 "tokenizer.vocab_size=300", "workers=2", "clean=deduplicate", "clean.duplicates.near=false"]
+    assert command.main(overrides) == 0
+    shown = capsys.readouterr()
+    rows = {line.split()[0]: line.split()[1:] for line in shown.out.splitlines() if line.strip()}
+    assert rows["exact_duplicates"][:2] == ["220", "20"] and rows["all"][:2] == ["220", "20"]
+    assert "clean_report.html" in shown.out and "prepare: cleaning" in shown.err
+    report = json.loads((tmp_path / "corpus" / "clean_report.json").read_text())
+    corpus = tmp_path / "corpus"
+    assert report["documents_in"] == 220
+    assert report["documents_out"] == 200 == sum(open_corpus(corpus, part).num_documents for part in ("train", "validation"))
+
+
 @pytest.mark.parametrize(
     ("overrides", "key"),
     [
-        (["input=a", "output=b", "clean=web"], "clean"),
+        (["input=a", "output=b", "clean=web", "clean.bad_words.enabled=true"], "clean.bad_words.file"),
         (["input=a", "output=b", "tokenizer.kind=huggingface"], "tokenizer.path"),
         (["input=a", "output=b", "tokenizer.path=x"], "tokenizer.path"),
         (["input=[]", "output=b"], "input"),
