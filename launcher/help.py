@@ -46,9 +46,9 @@ EXAMPLES = {
         "hexareme report 'directory=[runs/a, runs/b]' output=comparison",
     ),
     "inspect": (
-        "hexareme inspect directory=runs/quickstart",
-        "hexareme inspect checkpoint=runs/quickstart/checkpoints/step-00000100 verify=true",
-        "hexareme inspect checkpoint=runs/quickstart/checkpoints/step-00000100 'filter=*.mlp.*' output=checkpoint.json",
+        "hexareme inspect corpus=corpora/chat preview=3",
+        "hexareme inspect directory=runs/quickstart step=100",
+        "hexareme inspect checkpoint=runs/quickstart/checkpoints/step-00000100 'filter=*.mlp.*' verify=true output=checkpoint.json",
     ),
     "convert": (
         "hexareme convert path=runs/quickstart output=quickstart-weights",

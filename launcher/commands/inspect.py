@@ -1,4 +1,4 @@
-"""`hexareme inspect`: what a checkpoint, the checkpoints of a run, or a step of it contain; finds all that is damaged."""
+"""`hexareme inspect`: what a corpus, a checkpoint, the checkpoints of a run, or a step of it contain; finds all that is damaged."""
 
 import json
 from collections.abc import Callable
@@ -8,6 +8,7 @@ from typing import Any
 from ...conf.checkpoint_commands_schema import InspectConfig
 from ...conf.compose import compose
 from ...conf.errors import ConfigError, Problem
+from ..inspect_corpus import of_corpus
 from ..progress import progress_bar
 
 
@@ -19,12 +20,14 @@ def main(overrides: list[str]) -> int:
 
     Raises:
         ConfigError: what is asked for is not there, or not built yet.
-        CheckpointError: there is nothing to look at.
+        CheckpointError, DataError: there is nothing to look at.
     """
     config = compose("inspect", overrides)
-    refuse_later(config)
+    refuse(config)
     path = Path(config.checkpoint or config.directory)
-    if config.step:
+    if config.corpus:
+        described = of_corpus(config)
+    elif config.step:
         described = of_step(config, path)
     else:
         described = of_run(config, path) if (path / "checkpoints").is_dir() else of_checkpoint(config, path)
@@ -100,14 +103,16 @@ def verdict(config: InspectConfig, found: list[str]) -> str:
     return f"whole: {checked}"
 
 
-def refuse_later(config: InspectConfig) -> None:
-    """What comes with a later release is refused by name."""
-    there_is = "take checkpoint=<folder> or directory=<run>"
-    later = {"corpus": config.corpus}
-    problems = [Problem(key, value, "is not built yet", there_is) for key, value in later.items() if value]
-    if not problems and bool(config.checkpoint) == bool(config.directory):
-        which = "and directory are both given" if config.checkpoint else "and directory are both empty"
-        problems = [Problem("checkpoint", config.checkpoint, which, there_is)]
+def refuse(config: InspectConfig) -> None:
+    """One thing is looked at."""
+    there_is = "take corpus=<folder>, checkpoint=<folder> or directory=<run>"
+    given = {key: value for key in ("corpus", "checkpoint", "directory") if (value := getattr(config, key))}
+    problems = []
+    if len(given) != 1:
+        which = f"and {' and '.join([*given][1:])} are both given" if given else "and corpus and directory are all empty"
+        problems = [Problem(next(iter(given), "checkpoint"), next(iter(given.values()), ""), which, there_is)]
+    elif config.preview and not config.corpus:
+        problems = [Problem("preview", config.preview, "shows samples of a corpus, and corpus is empty", "give corpus=<folder>")]
     if not problems and config.step and not config.directory:
         problems = [Problem("step", config.step, "is a step of a run, and directory is empty", "give directory=<run folder>")]
     if problems:

@@ -69,10 +69,11 @@ def test_a_damaged_manifest_is_a_finding(run, capsys):
 
 
 @pytest.mark.parametrize(("words", "code", "told"), [
-    (["corpus=x"], 2, "not built yet"),
+    (["corpus=x"], 3, "x"),
+    (["preview=3", "checkpoint=a"], 2, "corpus is empty"),
     (["directory=runs/x", "step=3"], 2, "cannot be read"),
     (["checkpoint=runs/x", "step=3"], 2, "directory is empty"),
-    ([], 2, "both empty"),
+    ([], 2, "all empty"),
     (["checkpoint=a", "directory=b"], 2, "both given"),
     (["checkpoint=/nowhere"], 4, "no checkpoint folder"),
 ])
