@@ -16,7 +16,10 @@ _ASCII_REPAIRS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f&]")
 
 
 class Normalize:
-    """Mojibake repaired (ftfy with datatrove's choice of repairs), one Unicode form, one kind of line end and of blank."""
+    """Mojibake repaired (ftfy with datatrove's choice of repairs), one Unicode form, one kind of line end and of blank.
+
+    Done twice it changes nothing more, but for the repair: that guesses, and may guess again when a blank beside the text is gone.
+    """
 
     name = "normalize"
 
