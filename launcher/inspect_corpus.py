@@ -84,8 +84,8 @@ def clean_lines(report: dict[str, Any]) -> list[str]:
     """What each rule removed."""
     found = [f"cleaning: {report.get('documents_in', 0):,} documents in, {report.get('documents_out', 0):,} out"]
     for row in report.get("rules", []):
-        counts = ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in row.items() if isinstance(value, int) and value)
-        found.append(f"  {row.get('rule', row.get('name', '')):<24} {counts}")
+        removed = f"{row.get('documents_removed', 0):>11,} documents {row.get('bytes_removed', 0):>15,} bytes removed"
+        found.append(f"  {row.get('rule', ''):<24} {removed}, {row.get('changed', 0):,} changed")
     return found
 
 

@@ -32,7 +32,7 @@ def prepare_examples(config: "PrepareConfig") -> int:
     if found := task_problems(config):
         raise ConfigError(found)
     with PrepareProgress(Console(stderr=True)) as progress:
-        prepared = prepare_task([config.input] if isinstance(config.input, str) else config.input, config.output, task_recipe(config),
+        prepared = prepare_task(config.input if isinstance(config.input, list) else [config.input], config.output, task_recipe(config),
                                 workers=config.workers, overwrite=config.overwrite, progress=progress)
     show(prepared, Console())
     return 0
@@ -65,7 +65,8 @@ def task_recipe(config: "PrepareConfig") -> "TaskRecipe":
 
     task = config.task
     return TaskRecipe(
-        kind=task.kind.value, tokenizer_kind=config.tokenizer.kind.value, tokenizer_path=config.tokenizer.path, template=task.template,
+        kind=task.kind.value, tokenizer_kind=config.tokenizer.kind.value, tokenizer_path=config.tokenizer.path,
+        special_tokens=tuple(config.tokenizer.special_tokens), template=task.template,
         last_only=task.loss == "last", sequence_length=task.sequence_length, overlong=task.overlong.value, text_key=config.text_key,
         label_key=task.label_key, stratified=task.stratified, today=task.date, held_out=config.held_out, reject_limit=config.reject_limit,
     )

@@ -1,11 +1,14 @@
 """Rendered text to ids, its special tokens to their own ids, with the characters that each id stands for."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+
+from ..tokenizer.tokenizer import Tokenizer, model_file
 
 
 @dataclass(frozen=True)
@@ -57,14 +60,15 @@ class SentencePieceChatEncoder:
 
     Args:
         model: the bytes of the `.model` file.
+        special: spelling and id of special tokens.
     """
 
-    def __init__(self, model: bytes) -> None:
+    def __init__(self, model: bytes, special: Mapping[str, int]) -> None:
         from sentencepiece import SentencePieceProcessor
 
         self._processor = SentencePieceProcessor(model_proto=model)
-        controls = [self._processor.id_to_piece(i) for i in range(self._processor.vocab_size()) if self._processor.is_control(i)]
-        longest_first = sorted(filter(None, controls), key=len, reverse=True)
+        self._special = dict(special)
+        longest_first = sorted(filter(None, special), key=len, reverse=True)
         self._control = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
 
     def encode(self, text: str) -> Spans:
@@ -72,7 +76,7 @@ class SentencePieceChatEncoder:
         at = 0
         for number, part in enumerate(self._control.split(text)):
             if number % 2:
-                rows.append((self._processor.piece_to_id(part), at, at + len(part)))
+                rows.append((self._special[part], at, at + len(part)))
             elif part:
                 found = self._processor.encode(part, out_type="offset_mapping")
                 rows += [(token, at + first, at + end) for token, (first, end) in zip(found["ids"], found["offsets"], strict=True)]
@@ -84,26 +88,16 @@ class SentencePieceChatEncoder:
         return Spans(table[:, 0], table[:, 1], table[:, 2])
 
 
-def load_chat_encoder(kind: str, model: bytes, variables: dict[str, Any]) -> ChatEncoder:
-    """The encoder of an existing tokenizer.
+def load_chat_encoder(folder: Path, tokenizer: Tokenizer, variables: Mapping[str, Any]) -> ChatEncoder:
+    """The encoder of a tokenizer that was saved for a corpus.
 
     Args:
-        kind: of the tokenizer, as `read_existing` gives it.
-        model: the bytes of its file.
+        folder: of it.
+        tokenizer: the same, loaded.
         variables: of its folder, see `template_variables`.
     """
-    if kind.startswith("sentencepiece"):
-        return SentencePieceChatEncoder(model)
-    special = [token for value in variables.values() for token in (value if isinstance(value, list) else [value])]
-    return HuggingFaceChatEncoder(model, special)
-
-
-def piece(kind: str, model: bytes, token: int) -> str:
-    """How a tokenizer spells an id."""
-    if kind.startswith("sentencepiece"):
-        from sentencepiece import SentencePieceProcessor
-
-        return str(SentencePieceProcessor(model_proto=model).id_to_piece(token))
-    from tokenizers import Tokenizer
-
-    return str(Tokenizer.from_buffer(model).id_to_token(token))
+    file = model_file(folder)
+    if file.suffix != ".json":
+        return SentencePieceChatEncoder(file.read_bytes(), tokenizer.special_tokens)
+    named = [token for value in variables.values() for token in (value if isinstance(value, list) else [value])]
+    return HuggingFaceChatEncoder(file.read_bytes(), [*tokenizer.special_tokens, *named])

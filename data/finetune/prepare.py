@@ -21,12 +21,12 @@ from ..sources.find import Source, file_source, find_sources
 from ..tokenizer.tokenizer import model_file, read_existing, save_tokenizer
 from ..tokens.description import CorpusDescription, PartDescription, TaskDescription, TokenizerDescription
 from ..tokens.writer import token_dtype
-from .chat_encoder import piece
 from .examples import CAUSES, TOO_LONG
 from .held_out import HeldOut, class_thresholds
 from .reading import task_chunks
-from .settings import TaskRecipe, example_maker
-from .tokenizer_folder import save_template, template_source, template_variables
+from .settings import TaskRecipe, day
+from .template import ChatTemplate
+from .tokenizer_folder import save_template, template_sources, template_variables
 from .work import Classes, ClassTask, ExampleTask, Fates, Made
 from .writers import PackedPartWriter, PartWriter
 
@@ -74,7 +74,6 @@ def prepare_task(inputs: Sequence[Any], output: str | Path, recipe: TaskRecipe, 
     """
     folder = Path(output).expanduser()
     sources = find_sources(inputs, left_out=folder).sources
-    example_maker(recipe)  # a template that cannot be used is refused before anything is written
     record = input_record(sources, asdict(recipe), [file_source(model_file(Path(recipe.tokenizer_path).expanduser()))])
     record["template"] = template_text(recipe)
     new = not folder.exists()
@@ -107,7 +106,10 @@ def template_text(recipe: TaskRecipe) -> list[str]:
     """The Jinja sources that a recipe uses: a later call compares them, a path alone says little."""
     if recipe.kind == "classification":
         return []
-    return list(template_source(recipe.template, Path(recipe.tokenizer_path).expanduser())[:2])
+    sources = template_sources(recipe.template, Path(recipe.tokenizer_path).expanduser())
+    for source in sources:
+        ChatTemplate(source, variables={}, today=day(recipe.today), file=recipe.template)  # refused before anything is written
+    return list(sources)
 
 
 class _Preparation:
@@ -140,11 +142,10 @@ class _Preparation:
 
     def _save_tokenizer(self) -> tuple[str, int, int]:
         """Copies the tokenizer, with its template, into the corpus: kind, vocabulary, end-of-document id."""
-        path = Path(self._recipe.tokenizer_path).expanduser()
+        path, folder = Path(self._recipe.tokenizer_path).expanduser(), self._folder / "tokenizer"
         kind, model, end = read_existing(self._recipe.tokenizer_kind, path)
-        saved = save_tokenizer(self._folder / "tokenizer", kind=kind, model=model, end_of_document=end)
-        variables = template_variables(path, piece(kind, model, end))
-        save_template(self._folder / "tokenizer", template_text(self._recipe), variables)
+        saved = save_tokenizer(folder, kind=kind, model=model, end_of_document=end, special_tokens=self._recipe.special_tokens)
+        save_template(folder, template_text(self._recipe), template_variables(path, saved))
         return kind, saved.vocab_size, end
 
     def _by_class(self) -> HeldOut:
@@ -171,7 +172,7 @@ class _Preparation:
 
     def _write(self, writers: dict[str, PackedPartWriter] | dict[str, PartWriter], held_out: HeldOut, dtype: Any) -> None:
         made: Made
-        for made in self._pass("making examples", partial(ExampleTask, self._recipe, held_out, dtype)):
+        for made in self._pass("making examples", partial(ExampleTask, self._folder / "tokenizer", self._recipe, held_out, dtype)):
             for fate, count in made.fates.items():
                 self.fates[fate] = self.fates.get(fate, 0) + count
             for name, writer in writers.items():

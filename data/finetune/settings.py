@@ -5,11 +5,11 @@ from datetime import date
 from pathlib import Path
 
 from ..errors import DataError
-from ..tokenizer.tokenizer import build_tokenizer, read_existing
-from .chat_encoder import load_chat_encoder, piece
+from ..tokenizer.tokenizer import load_tokenizer
+from .chat_encoder import load_chat_encoder
 from .examples import ExampleMaker
 from .template import ChatTemplate
-from .tokenizer_folder import template_source, template_variables
+from .tokenizer_folder import OWN, template_sources, template_variables
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +20,7 @@ class TaskRecipe:
         kind: chat, classification or preference.
         tokenizer_kind: `huggingface` or `sentencepiece_file`.
         tokenizer_path: the existing tokenizer.
+        special_tokens: added to the tokenizer where it lacks them.
         template: `tokenizer`, the name of a built-in one, or a file.
         last_only: learn only the last answer of a conversation.
         sequence_length: S; an example of up to S + 1 tokens fits a row of S inputs.
@@ -33,6 +34,7 @@ class TaskRecipe:
     kind: str
     tokenizer_kind: str
     tokenizer_path: str
+    special_tokens: tuple[str, ...] = ()
     template: str = "tokenizer"
     last_only: bool = False
     sequence_length: int = 2048
@@ -45,23 +47,21 @@ class TaskRecipe:
     reject_limit: float = 0.001
 
 
-def example_maker(recipe: TaskRecipe) -> ExampleMaker:
+def example_maker(folder: Path, recipe: TaskRecipe) -> ExampleMaker:
     """The template and the encoder of a recipe, put together.
 
+    Args:
+        folder: the tokenizer as it was saved for the corpus, with its template.
+        recipe: the rest.
+
     Raises:
-        DataError: the tokenizer or the template cannot be used.
+        DataError: the template cannot be used.
     """
-    path = Path(recipe.tokenizer_path).expanduser()
-    kind, model, end = read_existing(recipe.tokenizer_kind, path)
-    variables = template_variables(path, piece(kind, model, end))
-    encoder = load_chat_encoder(kind, model, variables)
-    if recipe.kind == "classification":
-        template = tool_template = ChatTemplate("", variables=variables)
-    else:
-        source, tool_source, name = template_source(recipe.template, path)
-        today = day(recipe.today)
-        template, tool_template = (ChatTemplate(text, variables=variables, today=today, file=name) for text in (source, tool_source))
-    return ExampleMaker(template, tool_template, encoder, build_tokenizer(kind, model, end), last_only=recipe.last_only)
+    tokenizer = load_tokenizer(folder)
+    variables = template_variables(folder, tokenizer)
+    sources = ("", "") if recipe.kind == "classification" else template_sources(OWN, folder)
+    template, tool_template = (ChatTemplate(text, variables=variables, today=day(recipe.today), file=recipe.template) for text in sources)
+    return ExampleMaker(template, tool_template, load_chat_encoder(folder, tokenizer, variables), tokenizer, last_only=recipe.last_only)
 
 
 def day(text: str) -> date | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from ..tokenizer.tokenizer import model_file
+from ..tokenizer.tokenizer import Tokenizer, model_file
 from .builtin_templates import BUILT_IN
 
 OWN = "tokenizer"  # task.template=tokenizer: the one in the tokenizer's folder
@@ -14,18 +14,19 @@ CONFIG, TEMPLATE, MORE = "tokenizer_config.json", "chat_template.jinja", "additi
 _CHOOSE = f"set task.template= to one of {', '.join(BUILT_IN)}, or to a file of yours"
 
 
-def template_variables(path: Path, end_of_document: str) -> dict[str, Any]:
+def template_variables(path: Path, tokenizer: Tokenizer) -> dict[str, Any]:
     """bos_token, eos_token and the like, as a template sees them.
 
     Args:
         path: of the tokenizer: its folder or its file.
-        end_of_document: spelling of the piece that ends a document; it is eos_token where the folder names none.
+        tokenizer: its end of a document is eos_token where the folder names none.
 
     Raises:
         DataError: a JSON file there is damaged.
     """
     folder = model_file(path).parent
-    found: dict[str, Any] = {"eos_token": end_of_document}
+    end = (spelling for spelling, number in tokenizer.special_tokens.items() if number == tokenizer.end_of_document)
+    found: dict[str, Any] = {"eos_token": next(end)}
     for name in ("special_tokens_map.json", CONFIG):
         for key, value in _read_json(folder / name).items():
             if key.endswith("_token") and (token := _spelling(value)) is not None:
@@ -35,8 +36,8 @@ def template_variables(path: Path, end_of_document: str) -> dict[str, Any]:
     return found
 
 
-def template_source(choice: str, path: Path) -> tuple[str, str, str]:
-    """The template to use, the one for conversations with tools, and what to call them.
+def template_sources(choice: str, path: Path) -> tuple[str, str]:
+    """The template to use, and the one for conversations with tools.
 
     Args:
         choice: `tokenizer`, the name of a built-in template, or a file.
@@ -46,15 +47,15 @@ def template_source(choice: str, path: Path) -> tuple[str, str, str]:
         DataError: there is none.
     """
     if choice in BUILT_IN:
-        return BUILT_IN[choice], BUILT_IN[choice], choice
+        return BUILT_IN[choice], BUILT_IN[choice]
     if choice != OWN:
-        return (text := _read_text(Path(choice).expanduser())), text, choice
+        return (text := _read_text(Path(choice).expanduser())), text
     folder = model_file(path).parent
     named = _own_templates(folder)
     if "default" not in named:
         holds = f"holds only the chat templates {', '.join(sorted(named))}" if named else "holds no chat template"
         raise DataError(f"the tokenizer's folder {folder} {holds}", do=_CHOOSE, file=folder)
-    return named["default"], named.get("tool_use", named["default"]), str(folder)
+    return named["default"], named.get("tool_use", named["default"])
 
 
 def save_template(folder: Path, sources: Sequence[str], variables: dict[str, Any]) -> None:

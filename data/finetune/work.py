@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -71,16 +72,17 @@ class ExampleTask:
     """Makes examples.
 
     Args:
+        folder: the tokenizer as it was saved for the corpus.
         recipe: what of.
         held_out: where each goes.
         dtype: of the ids.
     """
 
-    def __init__(self, recipe: TaskRecipe, held_out: HeldOut, dtype: np.dtype) -> None:
+    def __init__(self, folder: Path, recipe: TaskRecipe, held_out: HeldOut, dtype: np.dtype) -> None:
         self._recipe = recipe
         self._held_out = held_out
         self._dtype = dtype
-        self._maker = example_maker(recipe)
+        self._maker = example_maker(folder, recipe)
 
     def __call__(self, chunk: Chunk) -> Made:
         made = Made(read=chunk.read)
