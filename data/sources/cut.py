@@ -128,7 +128,7 @@ def pieces(stream: Iterable[bytes], make: Callable[[], Cutter], *, least: int = 
         stream: the bytes from the beginning of a record on.
         make: gives what says where records end.
         least: bytes of a piece; it ends with the record that reaches them.
-        most: bytes of a record that is kept.
+        most: bytes of a record that is kept; at least `least`.
     """
     buffer, cutter = bytearray(), make()
     lost: Piece | None = None  # the record that is being dropped
@@ -139,9 +139,9 @@ def pieces(stream: Iterable[bytes], make: Callable[[], Cutter], *, least: int = 
                 yield lost.plus(_take(buffer, end, cutter))
                 lost = None
             else:
-                yield from _checked(buffer, end, cutter, _last_border(buffer, make(), least) if end > most else 0, most)
+                yield from _checked(buffer, end, cutter, _last_border(buffer, make(), least - 1) if end > most else 0, most)
         if not lost and len(buffer) > most + least:
-            if before := _last_border(buffer, make(), least):
+            if before := _last_border(buffer, make(), least - 1):
                 yield Piece.of(_take(buffer, before, cutter))
             lost = Piece(b"", 0, 0, dropped=True)
         if lost:
@@ -149,7 +149,7 @@ def pieces(stream: Iterable[bytes], make: Callable[[], Cutter], *, least: int = 
     if lost:
         yield lost.plus(bytes(buffer))
     elif buffer:
-        yield from _checked(buffer, len(buffer), cutter, _last_border(buffer, make(), least) if len(buffer) > most else 0, most)
+        yield from _checked(buffer, len(buffer), cutter, _last_border(buffer, make(), least - 1) if len(buffer) > most else 0, most)
 
 
 def _checked(buffer: bytearray, end: int, cutter: Cutter, last: int, most: int) -> Iterator[Piece]:
