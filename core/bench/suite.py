@@ -11,6 +11,7 @@ from .bubble import Setup, bubble_rows, comparison, measure_bubble
 from .bytes import measure_bytes
 from .checkpoint import LIMIT as CHECKPOINT
 from .checkpoint import Setting, measure_checkpoint
+from .data import DATA, DataSetting, measure_data
 from .memory import measure_memory
 from .suites import BUBBLE, BYTES, BYTES_CASES, MEMORY, MEMORY_CASES, QUICK_SCHEDULES, SETUPS, Case
 from .table import Limit, Row, worst
@@ -66,6 +67,12 @@ def checkpoint_work(setting: Setting) -> list[Work]:
     """The one case of suite=checkpoint."""
     name = f"{setting.state_bytes / 1e9:g} GB on {setting.ranks} rank(s) in {setting.folder.parent}"
     return [(name, partial(_measured, name, measure_checkpoint, setting.ranks, (setting,), CHECKPOINT))]
+
+
+def data_work(setting: DataSetting) -> list[Work]:
+    """The one case of suite=data."""
+    name = f"{setting.tokens / 1e6:g} M tokens in {setting.documents:,} documents, sequence length {setting.sequence_length}"
+    return [(name, partial(_measured, name, measure_data, 1, (setting,), DATA))]
 
 
 def findings(work: Sequence[Work], progress: Callable[[str], None]) -> Iterator[Finding]:

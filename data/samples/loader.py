@@ -31,6 +31,8 @@ class Loader:
         self._ahead = 2 * workers
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="hexareme-loader") if workers else None
         self._pending: dict[int, Future[Batch]] = {}
+        self.stalls = 0  # steps whose batch was not ready when it was asked for; the first one never is
+        self._asked = False
 
     def __enter__(self) -> Self:
         return self
@@ -53,7 +55,10 @@ class Loader:
         for number in wanted:
             if number not in self._pending:
                 self._pending[number] = self._threads.submit(self._make, number)
-        return self._pending.pop(step).result()
+        found = self._pending.pop(step)
+        self.stalls += self._asked and not found.done()
+        self._asked = True
+        return found.result()
 
     def reorder(self, local_samples: Callable[[int], Sequence[int]]) -> None:
         """From now on other samples; what was read ahead is dropped.

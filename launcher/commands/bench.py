@@ -26,6 +26,8 @@ def main(overrides: list[str]) -> int:
     config = compose("bench", overrides)
     if config.suite is Suite.overhead:
         return overhead(config)
+    if config.suite is Suite.data:
+        return data(config)
     return checkpoint(config) if config.suite is Suite.checkpoint else against_theory(config)
 
 
@@ -36,6 +38,16 @@ def checkpoint(config: BenchConfig) -> int:
 
     with tempfile.TemporaryDirectory(prefix="hexareme-bench-", dir=config.directory) as folder:
         return show(config, checkpoint_work(Setting(config.state_bytes, config.ranks, config.rounds, Path(folder))))
+
+
+def data(config: BenchConfig) -> int:
+    """Opening and reading a corpus that is made for it and removed at the end."""
+    from ...core.bench.data import DataSetting
+    from ...core.bench.suite import data_work
+
+    with tempfile.TemporaryDirectory(prefix="hexareme-bench-", dir=config.directory) as folder:
+        setting = DataSetting(config.tokens, config.documents, config.sequence_length, config.samples, Path(folder))
+        return show(config, data_work(setting))
 
 
 def against_theory(config: BenchConfig) -> int:

@@ -120,7 +120,7 @@ def test_a_stopped_rank(new_run):
 
 ROWS = {
     "lock": (before_step(hold_the_lock), ["holds Python's lock at", "hold_the_lock", "library.pthread_mutex_lock", "rank 0 waits in"]),
-    "loader": (hang_the_loader, ["its data loader stands at", "in sample", "# the guilty line", "rank 0 waits in"]),
+    "loader": (hang_the_loader, ["its data loader stands at", "in batch", "# the guilty line", "rank 0 waits in"]),
     "skipped": (skip_a_collective, ["it waits in all_reduce at core/engine/", "while rank 0 waits in all_reduce at tests/",
                                     "one of them left out a collective"]),
     "blocked": (before_step(block), ["it stands at tests/faults/test_hangs.py", "threading.Event().wait()"]),

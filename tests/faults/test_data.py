@@ -1,0 +1,83 @@
+"""Rows E1 and E4 on real ranks: an id beyond the vocabulary, and a token file that changes while a run reads it."""
+
+import os
+import re
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hexareme.core import corpora
+from hexareme.core.engine.overhead import write_random_corpus
+
+from .planted import replaced
+from .rig import SLACK, Run
+
+BAD = 300  # the id, of a vocabulary of 256
+
+
+@pytest.fixture
+def own_corpus(corpus: str, tmp_path: Path) -> Path:
+    """A copy that may be harmed; its prefix."""
+    for suffix in (".bin", ".idx"):
+        shutil.copy(f"{corpus}{suffix}", tmp_path / f"mine{suffix}")
+    return tmp_path / "mine"
+
+
+@pytest.fixture
+def narrow_corpus(tmp_path: Path) -> str:
+    """All ids below 256, but one that is met in the first steps."""
+    prefix = write_random_corpus(tmp_path, vocab_size=256, tokens=1 << 12)
+    ids = np.fromfile(f"{prefix}.bin", np.uint16)
+    ids[1500:1508] = BAD
+    ids.tofile(f"{prefix}.bin")
+    return prefix
+
+
+def test_e1_an_id_beyond_the_vocabulary_is_the_same_error_at_every_tp(new_run, narrow_corpus):
+    blind = replaced(corpora, "corpus_rules", lambda *arguments, **named: iter(()))  # nobody saw it before the start
+    told = []
+    for tp in (1, 2):
+        run: Run = new_run(f"tp{tp}", f"data.train={narrow_corpus}", "model.vocab_size=256", f"parallel.tp={tp}", "checkpoint.interval=0")
+        start = run.start(ranks=tp, prepare=blind)
+        assert start.finish() == 3, start.text()
+        [line] = start.error_lines()
+        found = re.search(r"step=\d+ (\S+\.bin holds the id 300 \(document 1, offset \d+\), but model.vocab_size=256)", line)
+        assert found, line
+        told.append(found[1])
+        assert run.exit_json()["code"] == 3
+    assert told[0] == told[1]
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, 1000)
+
+
+def rewrite(path: Path) -> None:
+    with path.open("r+b") as stream:
+        stream.write(b"\x01\x00")
+
+
+def replace(path: Path) -> None:
+    shutil.copy(path, path.with_suffix(".other"))
+    path.with_suffix(".other").replace(path)
+
+
+HARM = {"truncated": (cut, ".bin", "was truncated while in use"), "written": (rewrite, ".bin", "was written to while in use"),
+        "replaced": (replace, ".bin", "was replaced or deleted while in use"), "index": (cut, ".idx", "was truncated while in use")}
+
+
+@pytest.mark.parametrize("name", ["truncated", *(pytest.param(each, marks=pytest.mark.nightly) for each in list(HARM)[1:])])
+def test_e4_a_token_file_that_changes_under_a_run_is_error_3_within_a_step(new_run, own_corpus, name):
+    harm, suffix, says = HARM[name]
+    run: Run = new_run("run", f"data.train={own_corpus}", "train.steps=4000", "checkpoint.interval=0", "data.workers=0")
+    start = run.start()
+    start.await_step(3)
+    harm(own_corpus.with_suffix(suffix))
+    step, begin = run.last_step(), time.monotonic()
+    assert start.finish() == 3, start.text()
+    assert run.last_step() <= step + 2  # the one that was being written down, and one that had its batch
+    assert time.monotonic() - begin < 10 * SLACK
+    assert any(says in line and line.startswith("ERROR 3 ") for line in start.error_lines()), start.text()
+    assert run.exit_json()["code"] == 3
