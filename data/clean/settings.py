@@ -162,7 +162,7 @@ class DuplicateSettings:
 
     exact: bool = False
     near: bool = False
-    similarity: float = 0.8
+    similarity: float = 0.75
     shingle: int = 5
     bands: int = 14
     rows: int = 8

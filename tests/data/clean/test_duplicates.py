@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hexareme.data.clean.duplicates import EXACT, KEPT, NEAR, Duplicates, find_duplicates, removal_probability
+from hexareme.data.clean.settings import DuplicateSettings
 from hexareme.data.clean.signatures import SignatureShape, Signer
 from hexareme.data.errors import DataError
 
 from tests.data.clean.planted import changed, jaccard, planted_corpus, unlike_documents
 
 SHAPE = SignatureShape()
+DEFAULT = DuplicateSettings().similarity
 KNOWN = ["0x9eb1a52dbcf7dd95", "0x1d6ab5a3", "0x395ee0ce", "0x836dd7e"]  # of one text: signatures made yesterday must compare with today's
 
 
@@ -22,7 +24,7 @@ def originals() -> list[str]:
     return unlike_documents(1000)
 
 
-def find(texts: list[str], folder: Path, *, shape: SignatureShape = SHAPE, similarity: float = 0.8) -> Duplicates:
+def find(texts: list[str], folder: Path, *, shape: SignatureShape = SHAPE, similarity: float = DEFAULT) -> Duplicates:
     path = folder / "signatures"
     Signer(shape)(texts).tofile(path)
     return find_duplicates(path, shape, similarity=similarity, folder=folder / "work")
@@ -47,7 +49,7 @@ def test_planted_duplicates_are_found_and_nothing_else(originals: list[str], tmp
     assert (found.codes[found.kept] == KEPT).all()
 
 
-@pytest.mark.parametrize("threshold", [0, 0.8])
+@pytest.mark.parametrize("threshold", [0, DEFAULT])
 @pytest.mark.parametrize("similarity", [0.7, 0.8, 0.9])
 def test_the_curve_is_the_theory(originals: list[str], tmp_path: Path, similarity: float, threshold: float):
     """Of 150 independent pairs as many are found as 1 - (1 - s^8)^14 and the threshold say, within four standard deviations."""
@@ -141,9 +143,9 @@ def test_interrupted_and_begun_again(originals: list[str], tmp_path: Path):
 
     for stop in (0.05, 0.15, 0.3, 0.7):
         with pytest.raises(KeyboardInterrupt):
-            find_duplicates(tmp_path / "signatures", SHAPE, similarity=0.8, folder=tmp_path / "work",
+            find_duplicates(tmp_path / "signatures", SHAPE, similarity=DEFAULT, folder=tmp_path / "work",
                             progress=partial(interrupt, stop=stop))
-    again = find_duplicates(tmp_path / "signatures", SHAPE, similarity=0.8, folder=tmp_path / "work")
+    again = find_duplicates(tmp_path / "signatures", SHAPE, similarity=DEFAULT, folder=tmp_path / "work")
     assert np.array_equal(again.codes, codes) and np.array_equal(again.kept, kept)
     assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["codes.u8", "kept.u"]
 
@@ -152,4 +154,4 @@ def test_no_documents_and_a_damaged_file(tmp_path: Path):
     assert not len(find([], tmp_path).codes)
     (tmp_path / "signatures").write_bytes(b"x" * 469)
     with pytest.raises(DataError, match="469 bytes"):
-        find_duplicates(tmp_path / "signatures", SHAPE, similarity=0.8, folder=tmp_path / "work")
+        find_duplicates(tmp_path / "signatures", SHAPE, similarity=DEFAULT, folder=tmp_path / "work")
