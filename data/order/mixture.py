@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from heapq import heappop, heappush
 
 import numpy as np
 
@@ -81,17 +82,23 @@ def balanced_period(counts: Sequence[int]) -> list[int]:
     present = np.array([source for source, count in enumerate(counts) if count], dtype=np.int64)
     if len(present) == 1:
         return [int(present[0])] * period
-    share = np.array([counts[source] for source in present], dtype=np.int64)  # in 1 / period
-    slack = 2 * len(present) - 2
-    taken = np.zeros_like(share)
-    order = []
-    for position in range(1, period + 1):
-        behind = slack * (share * position - taken * period)  # in 1 / (slack * period)
-        # time until it is behind by 1 - 1/slack; the shift makes whole numbers that order exactly as the quotients (share <= 2**12)
-        deadline = (((slack - 1) * period - behind) << 24) // share
-        chosen = int(np.argmin(np.where(behind >= period, deadline, np.iinfo(np.int64).max)))
-        taken[chosen] += 1
-        order.append(int(present[chosen]))
+    share = np.repeat(np.array([counts[source] for source in present], dtype=np.int64), [counts[source] for source in present])  # of each
+    turn = np.concatenate([np.arange(counts[source]) for source in present])  # the n-th time that a source is taken
+    source, slack = np.repeat(present, [counts[source] for source in present]), 2 * len(present) - 2
+    # It may be taken from the position on where the source is 1/slack behind, and must be before it is 1 - 1/slack behind: neither depends
+    # on the other sources. The shift makes whole numbers that order exactly as the quotients (period <= 2**12, slack < 2**13).
+    release = -(-period * (1 + slack * turn) // (slack * share))
+    deadline = ((((slack - 1) + slack * turn) * period) << 24) // share
+    waiting: list[tuple[int, int]] = []
+    arriving = np.argsort(release, kind="stable")
+    jobs = list(zip(deadline[arriving].tolist(), source[arriving].tolist(), strict=True))
+    until = np.searchsorted(release[arriving], np.arange(1, period + 1), side="right").tolist()
+    order, arrived = [], 0
+    for arrivals in until:
+        for job in jobs[arrived:arrivals]:
+            heappush(waiting, job)
+        arrived = arrivals
+        order.append(heappop(waiting)[1])
     return order
 
 
