@@ -47,7 +47,7 @@ def test_each_bound_can_be_broken(tmp_path: Path, monkeypatch, broken):
         elif broken == "index":
             (tmp_path / f"{time.monotonic_ns()}.npy").write_bytes(bytes(10))
         elif self.files[0].prefix.name == "large":
-            kept.append(np.ones(2**20))  # 8 MiB
+            kept.append(np.ones(2**24))  # 128 MiB: more than what earlier work has left in the heap
         return original(self, indices, *arguments)
 
     monkeypatch.setattr(data.TrainingSet, "batch", batch)
