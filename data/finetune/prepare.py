@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from ..errors import DataError
 from ..hashes import part_below
-from ..prepare.corpus_folder import PARTS, REJECTS, STAGING, commit, finished, input_record, locked, movable, write_record
+from ..prepare.corpus_folder import PARTS, REJECTS, SPOOL, STAGING, commit, finished, input_record, locked, movable, write_record
 from ..prepare.progress import NoProgress, Progress
 from ..prepare.tally import Result, Tally
 from ..prepare.workers import Workers
@@ -73,32 +73,47 @@ def prepare_task(inputs: Sequence[Any], output: str | Path, recipe: TaskRecipe, 
         DataError: input, tokenizer or template cannot be used, too many bad records, something else at `output`, a dead worker.
     """
     folder = Path(output).expanduser()
-    sources = find_sources(inputs, left_out=folder).sources
-    record = input_record(sources, asdict(recipe), [file_source(model_file(Path(recipe.tokenizer_path).expanduser()))])
-    record["template"] = template_text(recipe)
+    template = template_text(recipe)
     new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
-        if found := finished(folder, record, overwrite=overwrite):
-            description, counts = found
-            tally = Tally(**counts["tally"])
-            return PreparedTask(folder, description, tally, counts["fates"], counts["filled"], reused=True)
-        staging = folder / STAGING
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir()
-        work = _Preparation(sources, recipe, staging, workers or len(os.sched_getaffinity(0)), progress or NoProgress())
         try:
-            description = work.run()
-            write_record(staging, record, {"tally": asdict(work.tally), "fates": work.fates, "filled": work.filled})
-            commit(staging, folder, description, movable(staging))
-        except DataError:
-            if work.tally.rejected:
-                os.replace(staging / REJECTS, folder / REJECTS)
-            raise
+            sources = _sources(inputs, folder)
+            record = input_record(sources, asdict(recipe), [file_source(model_file(Path(recipe.tokenizer_path).expanduser()))])
+            record["template"] = template
+            if found := finished(folder, record, overwrite=overwrite):
+                description, counts = found
+                tally = Tally(**counts["tally"])
+                return PreparedTask(folder, description, tally, counts["fates"], counts["filled"], reused=True)
+            work = _Preparation(sources, recipe, folder / STAGING, workers or len(os.sched_getaffinity(0)), progress or NoProgress())
+            return _made(work, folder, record)
         finally:
-            shutil.rmtree(staging, ignore_errors=True)
+            for remains in (STAGING, SPOOL):
+                shutil.rmtree(folder / remains, ignore_errors=True)
             if new and not any(folder.iterdir()):
                 folder.rmdir()
+
+
+def _sources(inputs: Sequence[Any], folder: Path) -> list[Source]:
+    """The input files; what comes from stdin is laid into the folder first."""
+    if any((entry.get("path") if isinstance(entry, dict) else entry) == "-" for entry in inputs):
+        (folder / SPOOL).mkdir(exist_ok=True)
+    return find_sources(inputs, left_out=folder, spool=folder / SPOOL).sources
+
+
+def _made(work: "_Preparation", folder: Path, record: dict[str, Any]) -> PreparedTask:
+    """Fills the staging folder and moves all of it, or leaves only the list of rejects."""
+    staging = folder / STAGING
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir()
+    try:
+        description = work.run()
+    except DataError:
+        if work.tally.rejected:
+            os.replace(staging / REJECTS, folder / REJECTS)
+        raise
+    write_record(staging, record, {"tally": asdict(work.tally), "fates": work.fates, "filled": work.filled})
+    commit(staging, folder, description, movable(staging))
     return PreparedTask(folder, description, work.tally, work.fates, work.filled)
 
 

@@ -11,6 +11,7 @@ from ..sources.chunk import CHUNK, Chunk, Place
 from ..sources.document import Rejected
 from ..sources.find import Source
 from ..sources.formats import format_by_name
+from ..sources.opening import open_source
 from ..sources.read import read_chunks
 
 _ROWS = 64  # of a table at a time
@@ -102,13 +103,13 @@ def _rows(source: Source, kind: str) -> Iterator[tuple[list[dict[str, Any]], int
     import pyarrow.parquet as pq
 
     if kind == "parquet":
-        with pq.ParquetFile(source.path, memory_map=False, pre_buffer=False) as file:
+        with open_source(source) as raw, pq.ParquetFile(raw, memory_map=False, pre_buffer=False) as file:
             seen, total = 0, max(1, file.metadata.num_rows)
             for batch in file.iter_batches(batch_size=_ROWS, use_threads=False):
                 seen += len(batch)
                 yield batch.to_pylist(), source.size * seen // total
         return
-    with open(source.path, "rb") as raw:
+    with open_source(source) as raw:
         stream = raw.read(6) != b"ARROW1"
         raw.seek(0)
         with pa.ipc.open_stream(raw) if stream else pa.ipc.open_file(raw) as reader:
