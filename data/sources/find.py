@@ -56,7 +56,7 @@ def find_sources(inputs: Sequence[str | dict[str, Any]], *, left_out: Path | Non
                 found.sources.append(source)
     if not found.sources:
         raise DataError("input names no file", do="set input= to a file, a folder or a glob")
-    return found
+    return Found(found.sources, +found.left_out)  # only causes that occurred
 
 
 def _sources(entry: Entry, counts: Counter[str], spool: Path | None) -> Iterator[Source]:

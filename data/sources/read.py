@@ -4,7 +4,7 @@ Reading and decompressing happens here, in one process; what a record holds is l
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -14,7 +14,7 @@ from .chunk import CHUNK, Block, Chunk, Place
 from .cut import Behind, BehindBlankLine, Cutter, Never, OutsideQuotes, pieces
 from .decompress import Stream
 from .formats import compression_by_start, compression_of, format_by_name, format_by_start
-from .opening import open_source
+from .opening import is_remote, open_source
 from .separated import Rows, check_columns, columns
 from .source import Source
 from .tables import arrow_blocks, parquet_blocks
@@ -155,9 +155,21 @@ def _records(source: Source, stream: Stream, form: _Form, place: Place, size: in
 
 @contextmanager
 def _as_data_errors(path: str) -> Iterator[None]:
-    try:
-        yield
-    except EOFError as error:
-        raise DataError(f"{path} is damaged or truncated: {error}", do="copy the file again from its source", file=path) from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}", do="check the file and its permissions", file=path) from error
+    with _reaching(path):
+        try:
+            yield
+        except EOFError as error:
+            raise DataError(f"{path} is damaged or truncated: {error}", do="copy the file again from its source", file=path) from error
+        except OSError as error:
+            if is_remote(path):
+                raise  # the network's errors have their own words
+            message = f"{path} cannot be read: {error.strerror or error}"
+            raise DataError(message, do="check the file and its permissions", file=path) from error
+
+
+def _reaching(path: str) -> AbstractContextManager[None]:
+    if not is_remote(path):
+        return nullcontext()
+    from .remote import reaching
+
+    return reaching(path)

@@ -31,7 +31,7 @@ def reaching(url: str) -> Iterator[None]:
         way = f"pip install 'hexareme[{extra}]'" if extra else f"install the fsspec implementation of {protocol}"
         raise DataError(f"{shown} needs a package that is not installed: {error}", do=way, file=shown) from error
     except FileNotFoundError as error:
-        raise DataError(f"input={shown} does not exist", do="check the URL", file=shown) from error
+        raise DataError(f"input={shown} does not exist, or cannot be reached", do="check the URL and the network", file=shown) from error
     except Exception as error:
         if not (isinstance(error, OSError | ValueError) or type(error).__module__.partition(".")[0] in _CLIENTS):
             raise

@@ -77,7 +77,9 @@ def _damage(path: str, kind: str) -> Iterator[None]:
 
     try:
         yield
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise  # from the operating system; pyarrow's own, about missing bytes, has no number
         raise DataError(f"{path} is no {kind} file, or damaged: {error}", do="copy the file again from its source", file=path) from error
 
 

@@ -50,8 +50,9 @@ HTML = {
     "nothing": "<html>na\u00efve", "utf8": "<html>日本語 😀</html>", "xhtml": "<?xml version='1.0'?><html>ü</html>",
 }
 WIKITEXT = {
-    "Ada": ("{{Infobox|a={{b}}|c=[[d]]}}'''Ada''' was [[Kingdom|a]] ''person''.<ref>Book {{cite}}</ref>\n\n{|\n! x\n|-\n| 1\n|}\n== Life & work ==\n"
-            "* one\n* two&nbsp;&amp; three<!-- no -->\n[[Datei:A.jpg|mini|a [[picture]]]][[Image:b.png]]\n[http://x.y site], [[Babbage]]s.\n__TOC__"
+    "Ada": ("{{Infobox|a={{b}}|c=[[d]]}}'''Ada''' was [[Kingdom|a]] ''person''.<ref>Book {{cite}}</ref>\n\n"
+            "{|\n! x\n|-\n| 1\n|}\n== Life & work ==\n* one\n* two&nbsp;&amp; three<!-- no -->\n"
+            "[[Datei:A.jpg|mini|a [[picture]]]][[Image:b.png]]\n[http://x.y site], [[Babbage]]s.\n__TOC__"
             "[[Kategorie:Frau]][[category:Women]]\n<gallery>\nA.jpg\n</gallery><references/>",
             "Ada\n\nAda was a person.\n\nLife & work\n one\n two\xa0& three\n\nsite, Babbages."),
     "A < B": ("1 &lt; 2 <nowiki>[[x]]</nowiki> a<br>b", "A < B\n\n1 < 2 [[x]] a\nb"),

@@ -134,7 +134,8 @@ def test_a_document_of_100_mb_in_bounded_memory(tmp_path, name):
 
 def test_a_record_that_is_too_long_to_keep(tmp_path, monkeypatch):
     """Not a 256 MiB one, but the same path."""
-    from hexareme.data.sources import cut, read as module
+    from hexareme.data.sources import cut
+    from hexareme.data.sources import read as module
 
     monkeypatch.setattr(module, "pieces", lambda stream, make, least: cut.pieces(stream, make, least=least, most=5000))
     lines = json_lines(TEXTS).splitlines()
