@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import DTypeLike
 
-from .cutting import LETTER, Cutter
+from .cutting import LETTER, PART, Cutter
 from .encoded import Encoded, encode_in_parts
 from .library_cuts import BETWEEN_WORDS
 
@@ -16,15 +16,16 @@ if TYPE_CHECKING:
 
 _SPACE_MARK = "\u2581"  # SentencePiece's own spelling of a space
 _MARKS = r"[\u0300-\u036f\u0610-\u061a\u064b-\u065f]"  # how a letter may end after normalization
+_LONGEST_UNIGRAM = 1 << 22  # characters; SentencePiece takes some 30 bytes for each of UTF-8
 _STOPS = ",.;:!?\n，。、！？；："
 
 
 class SentencePieceTokenizer:
     """A SentencePiece model, and special tokens beside it.
 
-    BPE: a long text in parts has the same ids, because no piece of the vocabulary lies across a cut. Unigram likewise, except between
-    pieces of equal score: SentencePiece adds up the scores of a whole text in fp32, which after some hundred thousand characters no
-    longer tells them apart; parts are then the more exact. Up to the length of one part the ids are those of the library's one call.
+    BPE: a long text in parts has the same ids, because no piece of the vocabulary lies across a cut. Unigram: SentencePiece adds up the
+    scores of a whole text in fp32, so what came before decides between pieces of nearly equal score: a text is encoded in one call, and
+    only beyond four million characters, where that sum has lost all but its leading digits, in parts.
 
     Args:
         model: the bytes of the `.model` file.
@@ -86,15 +87,20 @@ class SentencePieceTokenizer:
 
 
 def _cutter(processor: "SentencePieceProcessor") -> Cutter:
-    """Cuts before a space or a stop between letters, where no piece of the vocabulary has such a thing inside."""
+    """Cuts before a space or a stop between letters, where no piece of the vocabulary has such a thing inside.
+
+    Unigram is told by its scores: those of BPE are the numbers of its merges.
+    """
     pieces = [processor.id_to_piece(number) for number in range(processor.vocab_size())]
-    whole = Cutter(None)
+    scores = (processor.get_score(number) for number in range(len(pieces)))
+    part, longest = (PART, 1 << 20) if all(score.is_integer() for score in scores) else (_LONGEST_UNIGRAM, _LONGEST_UNIGRAM)
+    whole = Cutter(None, longest=longest)
     if any(_SPACE_MARK in piece.lstrip(_SPACE_MARK) for piece in pieces):
         return whole
     plain, spaced = processor.normalize("a"), processor.normalize(" a")
     if plain == spaced == f"{_SPACE_MARK}a" or (plain == f"{_SPACE_MARK}a" and spaced == f"{_SPACE_MARK * 2}a"):
-        return Cutter(BETWEEN_WORDS, skip=" ")  # the model puts a space before every text
+        return Cutter(BETWEEN_WORDS, skip=" ", part=part, longest=longest)  # the model puts a space before every text
     if plain != "a" or spaced != f"{_SPACE_MARK}a":
         return whole
     stops = "".join(stop for stop in _STOPS if not any(re.search(rf"({LETTER}|{_MARKS}){re.escape(stop)}", piece) for piece in pieces))
-    return Cutter(re.compile(rf"(?<={LETTER})(?=[ {re.escape(stops)}]{LETTER})"))
+    return Cutter(re.compile(rf"(?<={LETTER})(?=[ {re.escape(stops)}]{LETTER})"), part=part, longest=longest)

@@ -45,7 +45,7 @@ class Tokenizer(Protocol):
 
     @property
     def special_tokens(self) -> Mapping[str, int]:
-        """Spelling and id of every token that `encode` gives for no text, end of document included."""
+        """Spelling and id of every token that no text spells, end of document included; `encode` gives at most the unknown one."""
 
     @property
     def padding(self) -> int | None:

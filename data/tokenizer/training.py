@@ -93,7 +93,7 @@ def _train_byte_bpe(texts: Iterable[str], vocab_size: int, special: Sequence[str
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=list(special), initial_alphabet=alphabet, show_progress=False)
-    return _trained(tokenizer, trainer, texts, END_OF_DOCUMENT)
+    return _trained(tokenizer, trainer, _sentences(texts), special=special, end_token=END_OF_DOCUMENT)
 
 
 def _train_wordpiece(texts: Iterable[str], vocab_size: int, special: Sequence[str], lowercase: bool) -> tuple[bytes, int]:
@@ -103,16 +103,24 @@ def _train_wordpiece(texts: Iterable[str], vocab_size: int, special: Sequence[st
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
-    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=list(special), show_progress=False)
-    return _trained(tokenizer, trainer, texts, "[SEP]")
+    sentences = list(_sentences(texts))
+    # The library numbers characters inside of words in the order of a hash map, another one each time, and ties between merges fall by
+    # number. So it is told these in order, as special tokens, which they do not stay.
+    tokenizer.train_from_iterator(sentences, trainers.WordPieceTrainer(vocab_size=0, show_progress=False))
+    inside = sorted(token for token in tokenizer.get_vocab() if len(token) == len("##") + 1 and token.startswith("##"))
+    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=[*special, *inside], show_progress=False)
+    return _trained(tokenizer, trainer, sentences, special=special, end_token="[SEP]")
 
 
-def _trained(tokenizer: "Tokenizer", trainer: "Trainer", texts: Iterable[str], end_token: str) -> tuple[bytes, int]:
-    tokenizer.train_from_iterator(_sentences(texts), trainer)
-    model = json.dumps(json.loads(tokenizer.to_str()), ensure_ascii=False, indent=1)
+def _trained(
+    tokenizer: "Tokenizer", trainer: "Trainer", sentences: Iterable[str], *, special: Sequence[str], end_token: str
+) -> tuple[bytes, int]:
+    tokenizer.train_from_iterator(sentences, trainer)
+    file = json.loads(tokenizer.to_str())
+    file["added_tokens"] = [token for token in file["added_tokens"] if token["content"] in special]
     end = tokenizer.token_to_id(end_token)
     assert end is not None
-    return model.encode(), end
+    return json.dumps(file, ensure_ascii=False, indent=1).encode(), end
 
 
 def _sentences(texts: Iterable[str]) -> Iterator[str]:
