@@ -167,7 +167,7 @@ class PiiConfig:
 class DuplicatesConfig:
     exact: bool = switch("remove documents whose text was there before")
     near: bool = switch("remove documents that are nearly equal to an earlier one (MinHash, LSH)")
-    similarity: float = number(0.75, above=0, most=1, help="Jaccard similarity of word n-grams from which on documents are near duplicates")
+    similarity: float = number(0.75, least=0, most=1, help="estimated Jaccard similarity of near duplicates; 0: one equal band is enough")
     shingle: int = number(5, least=1, most=64, help="words of an n-gram")
     bands: int = number(14, least=1, most=256, help="bands of MinHashes; documents are compared when one band agrees")
     rows: int = number(8, least=1, most=64, help="MinHashes of a band")
