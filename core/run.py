@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from ..conf.dump import as_dict, dump_yaml
 from ..conf.schema import Config
+from ..data.samples.dataset import TrainingSet
 from ..data.samples.loader import Loader
 from ..data.tokens.description import unwatched
 from ..parallel.context import ParallelContext
@@ -89,6 +90,8 @@ def open_run(config: Config, place: Place, oversight: Oversight) -> Trainer:
     agreed = agreed_config(config)
     newest = standing(config, checkpointer, agreed)
     training, validation = _one_rank_first(place, lambda: open_data(config, oversight.pulse.tick))
+    if isinstance(training, TrainingSet) and _in_the_middle(config, context):
+        training.leave_out_ids()
     built = build(config, context, place.device, plan)
     tick_at_passes(built.engine.deepspeed.module, oversight.pulse.tick)
     resumed = resume(config, built, checkpointer, agreed, newest)
@@ -113,6 +116,11 @@ def open_run(config: Config, place: Place, oversight: Oversight) -> Trainer:
                    checkpointer=checkpointer, agreed=agreed, judge=judge, watch=watch, audit=audit, oversight=oversight,
                    restore=lambda: resume(config, built, checkpointer, agreed, checkpointer.newest()), device=place.device,
                    progress=progress)
+
+
+def _in_the_middle(config: Config, context: ParallelContext) -> bool:
+    """Whether this rank of the pipeline neither embeds tokens nor predicts them."""
+    return not any(stage.first or stage.last for stage in held_stages(config.model, config.parallel, context.pipeline.rank()))
 
 
 def open_data(config: Config, tick: Callable[[], None] = unwatched) -> tuple[AnyTrainingSet, AnyValidationSet | None]:

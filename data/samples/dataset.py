@@ -55,6 +55,10 @@ class TrainingSet:
             if any(stage.weights[number] > 0 for stage in self.order.stages) and file.num_tokens <= sequence_length:
                 raise _too_short(file.prefix, file.num_tokens, sequence_length + 1)
 
+    def leave_out_ids(self) -> None:
+        """From now on tokens and targets are 0: for ranks in the middle of a pipeline, which need documents and positions alone."""
+        self._windows.reads_ids = False
+
     def sample(self, index: int) -> Sample:
         """Global sample `index` of the run, from 0 and without end.
 

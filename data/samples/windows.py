@@ -24,6 +24,7 @@ class Windows:
         self.sequence_length = sequence_length
         self._document_mask = document_mask
         self._vocab_size = vocab_size
+        self.reads_ids = True  # else tokens and targets are 0, and only the index is looked at
 
     def batch(self, files: Sequence[Tokens], *, samples_B: np.ndarray, sources_B: np.ndarray, starts_B: np.ndarray,
               wrap: bool = True, tick: Callable[[], None] = unwatched) -> Batch:
@@ -41,13 +42,14 @@ class Windows:
         length, size = self.sequence_length, len(samples_B)
         present = np.unique(sources_B).tolist()
         dtype = np.result_type(*(files[source].dtype for source in present))
-        ids_BW = (np.empty if wrap else np.zeros)((size, length + 1), dtype=dtype)
+        ids_BW = (np.empty if wrap and self.reads_ids else np.zeros)((size, length + 1), dtype=dtype)
         rows, numbers, places = [], [], []
         filled_B = np.full(size, length + 1)
         for source in present:
             rows_K = np.flatnonzero(sources_B == source)
             spans = self._spans(starts_B[rows_K], rows_K, files[source].num_tokens, wrap=wrap)
-            files[source].gather(spans, ids_BW, tick)
+            if self.reads_ids:
+                files[source].gather(spans, ids_BW, tick)
             if not wrap:
                 filled_B[rows_K] = spans.counts_K
             inputs = _of_inputs(spans, length)
@@ -55,7 +57,7 @@ class Windows:
             rows.append(inputs.rows_K[found.spans_D])
             numbers.append(found.numbers_D)
             places.append(found.begins_D - (inputs.starts_K - inputs.columns_K)[found.spans_D])
-        if self._vocab_size:
+        if self._vocab_size and self.reads_ids:
             self._check_ids(files, ids_BW, sources_B, starts_B)
         order = _order(rows, places) if len(rows) > 1 or len(spans) > size else slice(None)
         rows_D, numbers_D, places_D = (np.concatenate(parts)[order] for parts in (rows, numbers, places))

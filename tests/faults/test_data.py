@@ -81,3 +81,15 @@ def test_e4_a_token_file_that_changes_under_a_run_is_error_3_within_a_step(new_r
     assert time.monotonic() - begin < 10 * SLACK
     assert any(says in line and line.startswith("ERROR 3 ") for line in start.error_lines()), start.text()
     assert run.exit_json()["code"] == 3
+
+
+@pytest.mark.nightly
+def test_the_middle_of_a_pipeline_reads_no_ids_and_changes_nothing(new_run):
+    losses = []
+    for pp in (1, 4):
+        run: Run = new_run(f"pp{pp}", "model.num_layers=4", f"parallel.pp={pp}", "train.steps=4", "checkpoint.interval=0",
+                           "model.dropout=0")
+        start = run.start(ranks=pp)
+        assert start.finish() == 0, start.text()
+        losses.append([float(line["loss"]) for line in run.metrics() if "loss" in line])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5) and len(losses[0]) == 4

@@ -169,3 +169,23 @@ def test_bulk_window_starts(num_tokens, sequence_length, seed, stream, data):
     samples = data.draw(st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=20))
     named = {"seed": seed, "num_tokens": num_tokens, "sequence_length": sequence_length, "stream": stream}
     assert window_starts(np.array(samples), **named).tolist() == [window_start(sample, **named) for sample in samples]
+
+
+def unmix(value):
+    """The value that `mix` sends there."""
+    for shift, factor in ((31, 0x94D049BB133111EB), (27, 0xBF58476D1CE4E5B9), (30, 1)):
+        found = value
+        for _ in range(64 // shift):
+            found = value ^ (found >> shift)
+        value = found * pow(factor, -1, 2**64) & MASK
+    return (value - GOLDEN) & MASK
+
+
+@pytest.mark.parametrize("size", [7, 1000, 2**40 + 3, 2**63])
+def test_bulk_where_row_and_hash_pass_2_to_the_64(size):
+    """One index in 2^32 for the largest sizes, so no random key meets it."""
+    columns = -(-size // ceil_sqrt(size))
+    key = unmix(MASK - 1)
+    assert mix(key) == MASK - 1
+    last_row = (size - 1) // columns * columns  # its column is 0, so the first hash is that of the key
+    assert bulk([last_row], size, key) == [permute(last_row, size, key)]

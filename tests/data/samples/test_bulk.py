@@ -86,12 +86,13 @@ def cold(tmp_path):
     return file, path
 
 
-def test_a_step_reads_its_own_windows_and_no_page_more(cold):
+@pytest.mark.parametrize("at_once", [64, 1])
+def test_a_step_reads_its_own_windows_and_no_page_more(cold, at_once):
     file, path = cold
     training = TrainingSet([(file, 1.0)], sequence_length=2048, seed=0, document_mask=True, vocab_size=65536)
-    batch = training.batch(range(64))
+    starts = np.concatenate([training.batch(range(first, first + at_once)).starts_B for first in range(0, 64, at_once)])
     wanted = np.zeros(path.stat().st_size // PAGE + 1, dtype=bool)
-    for start in batch.starts_B.tolist():
+    for start in starts.tolist():
         wanted[2 * start // PAGE : (2 * start + 2 * 2049 - 1) // PAGE + 1] = True
     there = resident(path)
     assert not (there & ~wanted[: len(there)]).any()
@@ -136,3 +137,15 @@ def test_data_parallel_ranks_read_disjoint_windows(tmp_path):
     training = TrainingSet([(TokenFile(tmp_path / "train"), 1.0)], sequence_length=64, seed=0, document_mask=True)
     starts = [training.places(np.arange(rank * 4, rank * 4 + 4))[1] for rank in range(4)]
     assert len(set(np.concatenate(starts).tolist())) == 16
+
+
+def test_without_ids_nothing_of_the_bin_is_read(tmp_path, monkeypatch):
+    write_tokens(tmp_path / "train", [[1, 2, 3]] * 100)
+    training = TrainingSet([(TokenFile(tmp_path / "train"), 1.0)], sequence_length=16, seed=0, document_mask=True, vocab_size=10)
+    whole = training.batch(range(9))
+    training.leave_out_ids()
+    monkeypatch.setattr(bulk.os, "preadv", None)
+    part = training.batch(range(9))
+    assert not part.tokens_BS.any() and not part.targets_BS.any() and whole.tokens_BS.all()
+    for name in ("documents_BS", "positions_BS", "loss_mask_BS", "samples_B", "starts_B", "documents_D"):
+        assert np.array_equal(getattr(part, name), getattr(whole, name)), name

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hexareme.data.errors import DataError
 from hexareme.data.samples.dataset import TrainingSet
+from hexareme.data.tokens import raw_file
 from hexareme.data.tokens.bulk import Spans
 from hexareme.data.tokens.mapped_file import TokenFile
 from hexareme.data.tokens.token_file import check_files, largest_id, open_corpus
@@ -142,3 +143,12 @@ def test_patterns(tmp_path):
     for wrong, says in ((f"{tmp_path}/x*", "matches no"), (f"{tmp_path}/x*.bin@5", "matches no"), (f"{tmp_path}/x", "does not exist")):
         with pytest.raises(DataError, match=says):
             open_corpus(wrong)
+
+
+def test_documents_of_a_raw_file_go_across_blocks(tmp_path, monkeypatch):
+    documents = [[*document, END] for document in random_documents(60, 30, 900)]
+    for bytes_at_once in (2, 6, 64):
+        monkeypatch.setattr(raw_file, "BLOCK_BYTES", bytes_at_once)
+        nanogpt(tmp_path / f"{bytes_at_once}.bin", [token for document in documents for token in document])
+        file = open_corpus(f"{tmp_path}/{bytes_at_once}.bin@{END}")
+        assert [file.document(number).tolist() for number in range(file.num_documents)] == documents
