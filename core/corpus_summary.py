@@ -136,8 +136,8 @@ def _of_token_files(path: str) -> dict[str, Any]:
     try:
         tokens = open_corpus(path, tick=unwatched)
     except DataError as error:
-        if not locate(path):
-            raise
+        if not all(place.bin.is_file() for place in locate(path)):
+            raise  # not damaged, not there
         return {"corpus": path, "findings": [str(error)]}
     facts = {"documents": tokens.num_documents, "tokens": tokens.num_tokens, "dtype": tokens.dtype.name, "largest_id": largest_id(path)}
     return {"corpus": path, "parts": {"train": facts | lengths(locate(path))}, "findings": []}

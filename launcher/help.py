@@ -13,7 +13,7 @@ EXAMPLES = {
     "prepare": (
         "hexareme prepare input=texts output=corpora/mine",
         "hexareme prepare 'input=[crawl/*.warc.gz,wiki/*.jsonl.zst,books.parquet]' output=corpora/web clean=web tokenizer.kind=byte_bpe",
-        "hexareme prepare input=texts output=corpora/llama tokenizer.kind=huggingface tokenizer.path=llama/tokenizer.json",
+        "hexareme prepare input=chats.jsonl output=corpora/chat task=chat tokenizer.kind=huggingface tokenizer.path=llama/tokenizer.json",
     ),
     "train": (
         "hexareme train experiment=quickstart data.train=corpora/mine cluster.ranks_per_node=2",

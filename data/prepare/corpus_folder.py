@@ -90,7 +90,8 @@ def finished(folder: Path, record: Mapping[str, Any], *, overwrite: bool) -> tup
         return None
     description = read_description(folder)
     for name, part in description.parts.items():
-        for file, size in ((f"{name}.bin", part.bin.size), (f"{name}.idx", part.idx.size)):
+        arrays = [(f"{name}.{array}.bin", entry.file.size) for array, entry in part.arrays.items()]
+        for file, size in ((f"{name}.bin", part.bin.size), (f"{name}.idx", part.idx.size), *arrays):
             if not (folder / file).is_file() or (folder / file).stat().st_size != size:
                 raise DataError(f"the corpus at {folder} is damaged: {file} is missing or has another size", do=way, file=folder / file)
     try:

@@ -63,11 +63,16 @@ def test_every_conversation_is_there_once_with_the_ids_of_transformers(recipe, c
 
 
 def test_any_number_of_workers_and_a_table_write_the_same(recipe, tmp_path):
-    records = conversations(250, median=120)
+    records, recipe = conversations(250, median=120), changed(recipe, sequence_length=8192)
     file = write_lines(tmp_path / "a.jsonl", records)
     assert file.stat().st_size > 1.2 * 2**20  # more than one chunk
+    (tmp_path / "3" / ".preparing").mkdir(parents=True)
+    (tmp_path / "3" / ".preparing" / "train.mask.bin").write_bytes(b"remains of a killed prepare")
     made = [prepare_task([str(file)], tmp_path / str(workers), recipe, workers=workers).folder for workers in (1, 3)]
     assert contents(made[0]) == contents(made[1])
+    (made[0] / "train.rows.bin").write_bytes(b"")
+    with pytest.raises(DataError, match="train.rows.bin is missing or has another size"):
+        prepare_task([str(file)], made[0], recipe, workers=1)
     pq.write_table(pa.Table.from_pylist(records[:40]), tmp_path / "b.parquet")
     write_lines(tmp_path / "b.jsonl", records[:40])
     table, lines = (prepare_task([str(tmp_path / f"b.{kind}")], tmp_path / kind, recipe, workers=1).folder for kind in ("parquet", "jsonl"))
