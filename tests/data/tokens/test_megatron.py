@@ -63,11 +63,15 @@ def test_a_file_of_megatrons_opens_unchanged(documents, dtype):
 
 def test_a_file_of_megatrons_gives_samples(tmp_path):
     documents = random_documents(30, 20, 1000)
-    build_with_megatron(tmp_path / "theirs", [[document] for document in documents], np.int32)
+    build_with_megatron(tmp_path / "theirs", [*([document] for document in documents), [], []], np.int32)  # the last two have no sequence
     training = TrainingSet([(open_corpus(tmp_path / "theirs"), 1.0)], sequence_length=16, seed=0, document_mask=True)
     stream = sum(documents, [])
     tokens = training.sample(3).tokens_S.tolist()
     assert any((stream + stream)[at : at + 16] == tokens for at in range(len(stream)))
+    file, batch = training.files[0], training.batch(range(40))
+    for start, ids in zip(batch.starts_B.tolist(), batch.document_ids_B, strict=True):
+        count = min(16, file.num_tokens - start)
+        assert list(ids)[: len(file.documents_in(start, count)[0])] == file.documents_in(start, count)[0]
 
 
 def test_floats_are_no_tokens(tmp_path):
