@@ -84,9 +84,9 @@ def test_only_the_chosen_fields_count(texts: list[str], tmp_path: Path):
 
 def test_a_passage_across_the_pieces_of_a_long_document_is_found(texts: list[str], sets: list[str]):
     rule = Decontamination(DecontaminationSettings(files=tuple(sets)))
-    passage = texts[1][:300]
-    for before in range(PIECE - 400, PIECE + 200, 50):
-        assert isinstance(rule(Page(("ab " * PIECE)[:before] + passage + " cd" * 1000)), Refused)
+    passage = " ".join(words_of(texts[1])[20:33])
+    for before in range(PIECE - len(passage) - 9, PIECE + 9, 6):
+        assert isinstance(rule(Page(("ab " * PIECE)[:before] + " " + passage + " cd" * 1000)), Refused)
 
 
 def test_cutting_leaves_what_is_far_from_the_passage(texts: list[str], sets: list[str]):

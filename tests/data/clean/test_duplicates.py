@@ -101,6 +101,7 @@ def test_long_documents(originals: list[str], tmp_path: Path):
     texts = [long, long[:-5000], "x " + long, " ".join(originals[400:800]), "ab" * 400_000, "ab" * 400_000 + " c d e f g"]
     assert len(long) > 2 * 2**18
     assert find(texts, tmp_path).codes.tolist() == [KEPT, NEAR, NEAR, KEPT, KEPT, KEPT]
+    assert Signer(SHAPE)(["word " * 200_000])[0]["shingles"] == 200_000 - 4, "those across the pieces' borders, too"
 
 
 def test_records_do_not_depend_on_batches_and_stay_what_they_are(originals: list[str]):
@@ -145,6 +146,8 @@ def test_interrupted_and_begun_again(originals: list[str], tmp_path: Path):
         with pytest.raises(KeyboardInterrupt):
             find_duplicates(tmp_path / "signatures", SHAPE, similarity=DEFAULT, folder=tmp_path / "work",
                             progress=partial(interrupt, stop=stop))
+    (tmp_path / "work" / "bands" / "007").mkdir(parents=True)  # what an interruption may leave of a partition that was split
+    (tmp_path / "work" / "bands" / "007" / "000.pairs").write_bytes(b"half")
     again = find_duplicates(tmp_path / "signatures", SHAPE, similarity=DEFAULT, folder=tmp_path / "work")
     assert np.array_equal(again.codes, codes) and np.array_equal(again.kept, kept)
     assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["codes.u8", "kept.u"]
