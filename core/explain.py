@@ -171,9 +171,9 @@ class _SourceView:
         return found
 
     def examples(self, documents: Sequence[int]) -> list[dict[str, Any]]:
-        """The whole documents of a packed row, as `spans`; the last token of each is only a target."""
+        """The documents of a packed row, as `spans`: all inputs of each, which are all but its last token."""
         starts = [self.file.document_start(document) for document in documents]
-        return [{"document": document, "offset": 0, "tokens": self.file.document_start(document + 1) - start, "position": start,
+        return [{"document": document, "offset": 0, "tokens": self.file.document_start(document + 1) - start - 1, "position": start,
                  "byte": start * self.file.dtype.itemsize} for document, start in zip(documents, starts, strict=True)]
 
 
