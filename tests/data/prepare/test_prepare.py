@@ -20,6 +20,8 @@ from hexareme.data.tokenizer.tokenizer import load_tokenizer
 from hexareme.data.tokens.token_file import open_corpus
 from sentencepiece import SentencePieceProcessor
 
+from tests.data.prepare.runs import Run
+
 SMALL = Recipe(vocab_size=500, held_out=0.1)
 
 
@@ -61,6 +63,11 @@ def reference(lines, tmp_path_factory) -> Prepared:
 def existing(reference) -> Recipe:
     """Uses the reference's tokenizer: one pass only."""
     return Recipe(tokenizer_kind="sentencepiece_file", tokenizer_path=str(reference.folder / "tokenizer"), held_out=0.1)
+
+
+def settings(recipe: Recipe) -> dict[str, object]:
+    """Those that are not the default, but for cleaning."""
+    return {key: value for key, value in vars(recipe).items() if key != "clean" and value != getattr(Recipe(), key)}
 
 
 @pytest.fixture(autouse=True)
@@ -236,26 +243,19 @@ def test_a_killed_worker_is_an_error_and_no_hang(existing, tmp_path):
     assert not (tmp_path / "corpus").exists()  # nothing was in the journal yet
 
 
-def test_killed_as_a_whole_it_leaves_no_corpus_and_runs_again(lines, existing, reference, tmp_path):
-    big = write_lines(tmp_path / "a.jsonl", documents(60, size=400_000))
-    corpus = tmp_path / "corpus"
-    code = f"from hexareme.data.prepare.prepare import *; prepare([{str(big)!r}], {str(corpus)!r}, {existing!r}, workers=2)"
-    process = subprocess.Popen([sys.executable, "-c", code])
-    deadline = time.monotonic() + 30
-    while not (corpus / ".preparing" / "train.bin.writing").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    time.sleep(0.5)
+def test_killed_as_a_whole_it_leaves_no_process_and_no_corpus(existing, tmp_path):
+    run = Run([str(write_lines(tmp_path / "a.jsonl", documents(60, size=400_000)))], tmp_path / "corpus", settings(existing), workers=2)
+    process = run.start()
+    assert process.stdout
+    assert [process.stdout.readline() for _ in range(2)] == ["begun\n", "result\n"]
     workers = psutil.Process(process.pid).children()
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.communicate()
     assert len(workers) == 2
     assert not psutil.wait_procs(workers, timeout=5)[1]
-    assert not (corpus / "corpus.json").exists()
+    assert not (run.output / "corpus.json").exists()
     with pytest.raises(DataError, match="no finished corpus"):
-        open_corpus(corpus, "train")
-    prepare([str(lines)], corpus, existing, workers=1)
-    assert (corpus / "train.bin").read_bytes() == (reference.folder / "train.bin").read_bytes()
-    assert not (corpus / ".preparing").exists()
+        open_corpus(run.output, "train")
 
 
 def test_two_at_once_do_not_mix(lines, existing, tmp_path):
