@@ -1,5 +1,6 @@
 """The text of an HTML page without its navigation, advertisements and footers: trafilatura, called through datatrove."""
 
+import logging
 from typing import Any
 
 from .rule import Page, Refused
@@ -42,6 +43,8 @@ class _Extractor:
 
         if self._library is None:
             from datatrove.pipeline.extractors import Trafilatura
+
+            logging.getLogger("trafilatura").setLevel(logging.CRITICAL)  # a line for each page without text; the report counts them
 
             # Not `deduplicate`, the library's default: it drops what it has seen in *other* pages of the same process, so the result
             # would depend on which worker saw what before.
