@@ -10,8 +10,13 @@ from pathlib import Path
 
 import pytest
 import zstandard
+from hexareme.data.clean.html import extract
+from hexareme.data.prepare.prepare import prepare
+from hexareme.data.prepare.recipe import Recipe
 from hexareme.data.sources.find import find_sources
 from hexareme.data.sources.read import read_chunks
+from hexareme.data.tokenizer.tokenizer import load_tokenizer
+from hexareme.data.tokens.token_file import open_corpus
 
 from tests.data.sources.made import page, write_parquet, write_warc, write_wet, write_wikipedia
 from tests.data.sources.reading import Read, read
@@ -114,6 +119,17 @@ def test_every_document_of_every_kind_in_one_reading(inputs):
     assert result.skipped == {"warcinfo": 2, "request": 10, "http_status": 1, "not_html": 1, "redirect": 1, "not_article": 1, "empty": 2,
                               "minified": 1, "generated": 1, "binary": 1}
     assert found.left_out == {"hidden": 1, "vendored": 1, "binary": 1}
+
+
+def test_the_corpus_of_all_of_them(inputs, tmp_path):
+    """One command, and each document back from its tokens; of web pages what the extraction gives."""
+    prepared = prepare([str(inputs)], tmp_path / "corpus", Recipe(tokenizer_kind="byte_bpe", vocab_size=300, held_out=0), workers=2)
+    tokenizer, corpus = load_tokenizer(prepared.folder), open_corpus(prepared.folder, "train")
+    decoded = [tokenizer.decode(corpus.document(i).tolist()[:-1]) for i in range(corpus.num_documents)]
+    documents = read(inputs).documents
+    expected = [extract(document.text) if document.kind == "html" else document.text for document in documents]
+    assert decoded == [text for text in expected if text]
+    assert prepared.tally.rejected == 0
 
 
 def test_names_that_say_nothing(inputs, tmp_path):
