@@ -202,7 +202,7 @@ def test_a_bin_of_another_size(tmp_path, described, size):
             check(path)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_any_flipped_bit_is_found_where_there_are_checksums(data):
     with tempfile.TemporaryDirectory() as folder:
