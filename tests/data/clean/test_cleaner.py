@@ -48,7 +48,7 @@ EVERYTHING = CleanSettings(
 ALL_PASS = CleanSettings(
     normalize=NormalizeSettings(enabled=True),
     gopher_repetition=GopherRepetitionSettings(enabled=True, duplicate_lines=0, duplicate_paragraphs=0, duplicate_line_characters=0,
-                                               duplicate_paragraph_characters=0, top_ngrams=(1, 1, 1), duplicate_ngrams=(1,) * 6),
+                                               duplicate_paragraph_characters=0, top_ngrams=(9, 9, 9), duplicate_ngrams=(9,) * 6),
     gopher_quality=GopherQualitySettings(enabled=True, least_words=0, most_words=0, least_mean_word_length=0, most_mean_word_length=0,
                                          most_symbols_per_word=0, most_bullet_lines=0, most_ellipsis_lines=0, least_alphabetic_words=0,
                                          least_stop_words=0),

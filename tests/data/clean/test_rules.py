@@ -1,6 +1,7 @@
 """Each rule beside a judge that is not ours: what datatrove decides itself, or what was planted."""
 
 import json
+import time
 
 import pytest
 from datatrove.data import Document as LibraryDocument
@@ -63,6 +64,9 @@ def test_words_and_sentences():
     assert WORDS.word_tokenize("Don't pay $3.14, well-known user!") == ["Don't", "pay", "$", "3.14", ",", "well-known", "user", "!"]
     assert WORDS.sent_tokenize('He said: "Go!" Version 3.14 is out.\nA title\nThird… 他来了。真的?') == [
         'He said: "Go!"', "Version 3.14 is out.", "A title", "Third… 他来了。", "真的?"]
+    began = time.process_time()
+    assert len(WORDS.sent_tokenize("." * 100_000 + "x")) == 1  # quadratic: minutes
+    assert time.process_time() - began < 2
 
 
 def test_boilerplate_goes_and_the_article_stays():
