@@ -24,6 +24,7 @@ class Suite(StrEnum):
     bubble = "bubble"
     memory = "memory"
     checkpoint = "checkpoint"
+    tokenize = "tokenize"
     data = "data"
 
 
@@ -85,19 +86,21 @@ class BenchConfig:
     suite: Suite = text(Suite.overhead, help="what is measured: CPU time of a step; bytes that each rank sends; the bubble of pipeline "
                         "schedules; bytes of state that each rank holds; seconds of a save and a load. All but the first stand beside "
                         "their theory, or beside the bare disk and memory; data: opening, shuffled samples and memory beside "
-                        "Megatron-core and nanoGPT")
+                        "Megatron-core and nanoGPT; tokenize: encoding and prepare beside tiktoken and Hugging Face tokenizers")
     quick: bool = text(False, help="bytes, bubble, memory: only the few cases that every test run takes")
     only: str = text("", help="bytes, bubble, memory: a part of the names of the cases to run; empty: all")
     pass_ms: float = number(100.0, above=0, help="bubble: milliseconds of one pass through a stage")
     steps: int = number(50, least=1, help="overhead: timed steps of one round")
-    rounds: int = number(5, least=1, help="overhead, checkpoint: rounds; the median counts")
+    rounds: int = number(5, least=1, help="overhead, checkpoint, tokenize: rounds; the median counts")
     state_bytes: int = number(10**9, least=10**6, help="checkpoint: size of the state of all ranks")
     ranks: int = number(1, least=1, help="checkpoint: processes that save it together")
-    directory: str = text(".", help="checkpoint, data: folder on the disk under test; nothing stays in it")
+    directory: str = text(".", help="checkpoint, data, tokenize: folder on the disk under test; nothing stays in it")
     micro_size: int = number(4, least=1, help="overhead: samples of one step")
     tokens: int = number(400_000_000, least=100_000, help="data: tokens of the corpus that is made (two bytes each)")
     documents: int = number(2_000_000, least=1, help="data: its documents")
     sequence_length: int = number(2048, least=1, help="data: tokens of a sample")
     samples: int = number(8192, least=64, help="data: samples of one timed round")
+    text_bytes: int = number(2 * 10**9, least=10**5, help="tokenize: size of the text that is made")
+    document_bytes: int = number(10**8, least=10**5, help="tokenize: size of the one long document")
     output: str = text("", help="JSON file for the result; empty: only printed")
     model: ModelConfig

@@ -15,6 +15,7 @@ from .data import DATA, DataSetting, measure_data
 from .memory import measure_memory
 from .suites import BUBBLE, BYTES, BYTES_CASES, MEMORY, MEMORY_CASES, QUICK_SCHEDULES, SETUPS, Case
 from .table import Limit, Row, worst
+from .tokenize import TOKENIZE, TokenizeSetting, measure_tokenize
 
 ATTEMPTS = 3  # at a bubble: whatever else the machine does can only make it larger
 PATIENCE = 600.0  # seconds for a case; a slow machine needs one
@@ -73,6 +74,12 @@ def data_work(setting: DataSetting) -> list[Work]:
     """The one case of suite=data."""
     name = f"{setting.tokens / 1e6:g} M tokens in {setting.documents:,} documents, sequence length {setting.sequence_length}"
     return [(name, partial(_measured, name, measure_data, 1, (setting,), DATA))]
+
+
+def tokenize_work(setting: TokenizeSetting) -> list[Work]:
+    """The one case of suite=tokenize."""
+    name = f"{setting.text_bytes / 1e9:g} GB of text, byte-level BPE"
+    return [(name, partial(_measured, name, measure_tokenize, 1, (setting,), TOKENIZE))]
 
 
 def findings(work: Sequence[Work], progress: Callable[[str], None]) -> Iterator[Finding]:

@@ -28,6 +28,8 @@ def main(overrides: list[str]) -> int:
         return overhead(config)
     if config.suite is Suite.data:
         return data(config)
+    if config.suite is Suite.tokenize:
+        return tokenize(config)
     return checkpoint(config) if config.suite is Suite.checkpoint else against_theory(config)
 
 
@@ -48,6 +50,15 @@ def data(config: BenchConfig) -> int:
     with tempfile.TemporaryDirectory(prefix="hexareme-bench-", dir=config.directory) as folder:
         setting = DataSetting(config.tokens, config.documents, config.sequence_length, config.samples, Path(folder))
         return show(config, data_work(setting))
+
+
+def tokenize(config: BenchConfig) -> int:
+    """Text that is made for it and removed at the end, through bare encoders and through `prepare`."""
+    from ...core.bench.suite import tokenize_work
+    from ...core.bench.tokenize import TokenizeSetting
+
+    with tempfile.TemporaryDirectory(prefix="hexareme-bench-", dir=config.directory) as folder:
+        return show(config, tokenize_work(TokenizeSetting(config.text_bytes, config.document_bytes, config.rounds, Path(folder))))
 
 
 def against_theory(config: BenchConfig) -> int:

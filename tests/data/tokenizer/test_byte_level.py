@@ -97,7 +97,7 @@ def test_any_list_of_merges_is_right_or_refused():
     """Also such as no training gives; both answers must occur."""
     taken = {True: 0, False: 0}
 
-    @settings(max_examples=300, deadline=None, derandomize=True)
+    @settings(max_examples=150, deadline=None, derandomize=True)
     @given(merge_lists(), st.booleans(), st.lists(st.text("abc", min_size=1, max_size=40), min_size=1, max_size=5))
     def right_or_refused(merges, ignore, words):
         model = model_of_merges(merges, ignore_merges=ignore)
@@ -112,7 +112,7 @@ def test_any_list_of_merges_is_right_or_refused():
             assert ours.encode(word).tolist() == own.encode(word, add_special_tokens=False).ids
 
     right_or_refused()
-    assert min(taken.values()) > 30
+    assert min(taken.values()) > 20
 
 
 @pytest.mark.parametrize("ignore", [False, True])
