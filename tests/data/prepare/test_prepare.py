@@ -240,7 +240,7 @@ def test_a_killed_worker_is_an_error_and_no_hang(existing, tmp_path):
     with pytest.raises(DataError, match="was killed by SIGKILL"):
         prepare([str(file)], tmp_path / "corpus", existing, workers=2, progress=killer)
     assert time.monotonic() - killer.at < 5
-    assert not (tmp_path / "corpus").exists()  # nothing was in the journal yet
+    assert not (tmp_path / "corpus" / "corpus.json").exists()
 
 
 def test_killed_as_a_whole_it_leaves_no_process_and_no_corpus(existing, tmp_path):
