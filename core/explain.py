@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from ..conf.compose import load_yaml
 from ..conf.errors import ConfigError, Problem
 from ..conf.schema import Config
 from ..conf.sources import all_sources, sources, stages
@@ -49,10 +48,11 @@ class Place:
     assumed: tuple[str, ...]
 
 
-def explain_step(directory: Path, step: int, *, ranks: int = 0) -> dict[str, Any]:
+def explain_step(config: Config, directory: Path, step: int, *, ranks: int = 0) -> dict[str, Any]:
     """What a step was made of.
 
     Args:
+        config: of the run's newest start, as in its config.yaml.
         directory: of the run.
         step: counted from 1, as in `metrics.jsonl`.
         ranks: of the run, where it has not recorded them; 0: as many as its cluster section says.
@@ -62,10 +62,9 @@ def explain_step(directory: Path, step: int, *, ranks: int = 0) -> dict[str, Any
         (number and path), epoch and window in it, documents, and the spans of its tokens with their bytes.
 
     Raises:
-        ConfigError: there is no such run, or its layout is impossible.
+        ConfigError: its layout is impossible.
         DataError: a corpus is missing or damaged.
     """
-    config = load_yaml(directory / "config.yaml")
     row = start_of(directory, step)
     config = config if row is None else as_started(config, row)
     world_size = row["ranks"] if row is not None else ranks or config.cluster.nodes * config.cluster.ranks_per_node

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ...conf.checkpoint_commands_schema import InspectConfig
-from ...conf.compose import compose
+from ...conf.compose import compose, load_yaml
 from ...conf.errors import ConfigError, Problem
 from ..inspect_corpus import of_corpus
 from ..progress import progress_bar
@@ -76,7 +76,7 @@ def of_step(config: InspectConfig, run: Path) -> dict[str, Any]:
     from ...core.explain import explain_step
     from ...core.explain_lines import step_lines
 
-    described = explain_step(run, config.step, ranks=config.ranks)
+    described = explain_step(load_yaml(run / "config.yaml"), run, config.step, ranks=config.ranks)
     print("\n".join(step_lines(described)))
     return described | {"findings": []}
 

@@ -4,6 +4,7 @@ import json
 import random
 
 import pytest
+from hexareme.conf.compose import load_yaml
 from hexareme.core.explain import explain_step
 from hexareme.core.starts import FILE
 from hexareme.data.tokens.token_file import TokenFile
@@ -48,15 +49,15 @@ def audited(run: Run) -> dict[int, set]:
     return found
 
 
-def explained(run: Run, step: int) -> set:
+def explained(run: Run, config, step: int) -> set:
     """The same, found again."""
-    samples = explain_step(run.directory, step)["samples"]
+    samples = explain_step(config, run.directory, step)["samples"]
     return {(each["rank"], each["sample"], each["source"], tuple(each["documents"])) for each in samples}
 
 
 def differing(run: Run, steps) -> list[int]:
-    log = audited(run)
-    return [step for step in steps if explained(run, step) != log[step]]
+    log, config = audited(run), load_yaml(run.directory / "config.yaml")
+    return [step for step in steps if explained(run, config, step) != log[step]]
 
 
 @pytest.mark.parametrize("name", list(LAYOUTS)[:2])
@@ -88,11 +89,12 @@ def test_each_start_is_explained_by_its_own_layout_and_batch(new_run, corpus, ot
     go(run, "train.stop_at=9", "batch.global_size=6", *mixed, "checkpoint.allow_change=[batch.global_size,data.train]", ranks=3)
     go(run, "batch.global_size=6", *mixed, ranks=1)
     assert differing(run, range(1, 13)) == []
-    found = [explain_step(run.directory, step) for step in (5, 6, 10)]
+    config = load_yaml(run.directory / "config.yaml")
+    found = [explain_step(config, run.directory, step) for step in (5, 6, 10)]
     assert [(each["layout"]["ranks"], each["layout"]["dp"], each["size"]) for each in found] == [(2, 1, 4), (3, 3, 6), (1, 1, 6)]
     assert not any(each["assumed"] or each["passed_over"] for each in found)
     (run.directory / FILE).unlink()
-    assert differing(run, range(10, 13)) == [] and "starts.jsonl does not tell" in explain_step(run.directory, 11)["assumed"][0]
+    assert differing(run, range(10, 13)) == [] and "starts.jsonl does not tell" in explain_step(config, run.directory, 11)["assumed"][0]
 
 
 def test_the_command_tells_of_bytes_and_offsets_that_are_there(new_run, other, capsys):
