@@ -112,7 +112,7 @@ def test_any_list_of_merges_is_right_or_refused():
             assert ours.encode(word).tolist() == own.encode(word, add_special_tokens=False).ids
 
     right_or_refused()
-    assert min(taken.values()) > 20
+    assert min(taken.values()) > 3  # both happened; how often is chance
 
 
 @pytest.mark.parametrize("ignore", [False, True])
