@@ -10,6 +10,7 @@ from typing import Any
 
 from .fields import items, number, text
 from .health_schema import HealthConfig
+from .objective_schema import ObjectiveConfig
 
 
 class Precision(StrEnum):
@@ -224,6 +225,7 @@ class DataConfig:
     document_mask: bool = text(True, help="attention stays inside a document, and positions restart with it")
     workers: int = number(1, least=0, most=64, help="threads that read ahead")
     audit: bool = text(False, help="write samples.jsonl: which documents each step saw")
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
 
 
 @dataclass(kw_only=True)

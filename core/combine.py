@@ -7,7 +7,7 @@ from ..conf.errors import Problem
 from ..conf.schema import ClusterKind, Config, OptimizerName, Positions, Precision, ScheduleName
 from ..parallel.topology import divisors
 from .batch import nearest_multiples
-from .data_rules import ramp_up_rules, stage_rules
+from .data_rules import objective_rules, ramp_up_rules, stage_rules
 from .expert_rules import expert_rules
 from .layouts import data_degree, layout_problems
 
@@ -53,8 +53,8 @@ def problems(config: Config, *, world_size: int, fp16: bool = True) -> list[Prob
         fp16: the ranks' devices compute in fp16. A login node does not know and leaves it True.
     """
     rules = (run_rules(config), layout_problems(config, world_size), batch_rules(config, world_size), model_rules(config),
-             expert_rules(config), precision_rules(config, fp16), course_rules(config), stage_rules(config), optimizer_rules(config),
-             deepspeed_rules(config))
+             expert_rules(config), precision_rules(config, fp16), course_rules(config), stage_rules(config), objective_rules(config),
+             optimizer_rules(config), deepspeed_rules(config))
     return [problem for rule in rules for problem in rule]
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..conf.errors import Problem
+from ..conf.objective_schema import ObjectiveName
 from ..conf.schema import Config, DataConfig
 from ..conf.sources import all_sources, sources, stages
 from ..data.errors import DataError
@@ -76,6 +77,9 @@ def task_rules(config: Config, named: Sequence[tuple[str, str]]) -> Iterator[Pro
     kinds = sorted({task.kind for key, _, task in tasks if key == "data.train"})
     if kinds == ["chat", "text"]:
         yield Problem("data.train", [path for _, path in named], "mixes text with packed conversations", "train on one after the other")
+    if "chat" in kinds and config.data.objective.name is not ObjectiveName.causal:
+        yield Problem("data.objective.name", config.data.objective.name.value, "is not for packed conversations, whose answers are the "
+                      "targets", "leave it out")
     if any(task.kind == "chat" for _, _, task in tasks) and not config.data.document_mask:
         yield Problem("data.document_mask", False, "lets examples that share a row attend to each other", "set data.document_mask=true")
     if "chat" in kinds and any(stage.sequence_length for stage in stages(config.data.stages)):

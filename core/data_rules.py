@@ -1,8 +1,9 @@
-"""Which batch ramp-ups and data stages a run can have. Pure."""
+"""Which batch ramp-ups, data stages and objectives a run can have. Pure."""
 
 from collections.abc import Iterator
 
 from ..conf.errors import Problem
+from ..conf.objective_schema import ObjectiveName
 from ..conf.schema import Config
 from ..conf.sources import STAGES, stages
 from ..parallel.topology import divisors
@@ -65,3 +66,24 @@ def stage_rules(config: Config) -> Iterator[Problem]:
         elif piece and piece < length and not config.data.document_mask:
             yield Problem(STAGES, piece, "has a sequence_length below the model's, and data.document_mask=false: nothing would keep the "
                           "pieces of a sample apart", "set data.document_mask=true, or leave the sequence_length out")
+
+
+SENTINELS_OF = {ObjectiveName.fill_in_the_middle: 3, ObjectiveName.masked_tokens: 1}
+
+
+def objective_rules(config: Config) -> Iterator[Problem]:
+    """Masked tokens need a model that sees both sides; sentinels are names or ids, each once, and as many as the objective has."""
+    objective = config.data.objective
+    key, sentinels = "data.objective.sentinels", objective.sentinels
+    if objective.name is ObjectiveName.masked_tokens:
+        yield Problem("data.objective.name", objective.name.value, "needs bidirectional attention, which comes with a later release",
+                      "use causal, fill_in_the_middle or span_corruption")
+    odd = any(isinstance(each, bool) or not isinstance(each, str | int) for each in sentinels)
+    if odd or len(set(map(str, sentinels))) < len(sentinels):
+        yield Problem(key, sentinels, "must be names of special tokens or ids, each of them once", "correct the list, or leave it out")
+    needed = SENTINELS_OF.get(objective.name)
+    if sentinels and needed and len(sentinels) != needed:
+        yield Problem(key, sentinels, f"has {len(sentinels)} entries, and data.objective.name={objective.name.value} has {needed}",
+                      f"give {needed}, or leave it out")
+    if sentinels and objective.name is ObjectiveName.causal:
+        yield Problem(key, sentinels, "has no effect under data.objective.name=causal", "leave it out, or set data.objective.name")

@@ -25,9 +25,9 @@ from .step_log import decode
 log = logging.getLogger(__name__)
 
 # What makes another run of it: a resume refuses a change here unless checkpoint.allow_change names the key.
-AGREED = ("model", "data.train", "data.stages", "data.document_mask", "optimizer", "schedule", "batch.global_size", "batch.ramp_up",
-          "train.seed", "train.steps", "train.gradient_clipping")
-LATER_KEYS = ("data.stages", "batch.ramp_up")  # not in older checkpoints: agreed on only where they are used
+AGREED = ("model", "data.train", "data.stages", "data.document_mask", "data.objective", "optimizer", "schedule", "batch.global_size",
+          "batch.ramp_up", "train.seed", "train.steps", "train.gradient_clipping")
+LATER_KEYS = ("data.stages", "data.objective", "batch.ramp_up")  # not in older checkpoints: agreed on only where they are used
 WEIGHTS = frozenset({"parameter", "buffer"})
 TAIL_BYTES = 2**16  # of metrics.jsonl: dozens of lines
 MOST_FAILED_SAVES = 3  # a run that can save nothing ends then
@@ -65,7 +65,9 @@ def agreed_config(config: Config) -> dict[str, Any]:
 
 
 def _used(value: Any) -> bool:
-    """Whether a key of stages or of a ramp-up says anything."""
+    """Whether a key of stages, of an objective or of a ramp-up says anything."""
+    if isinstance(value, Mapping) and "name" in value:
+        return bool(value["name"] != "causal")
     return any(value.values()) if isinstance(value, Mapping) else bool(value)
 
 

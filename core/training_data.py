@@ -12,6 +12,7 @@ from ..data.tokens.description import unwatched
 from ..data.tokens.token_file import open_corpus
 from .batch import BatchPlan
 from .corpora import task_of
+from .objectives import build_objective
 
 AnyTrainingSet: TypeAlias = TrainingSet | PackedSet
 AnyValidationSet: TypeAlias = ValidationSet | PackedValidationSet
@@ -25,7 +26,7 @@ def open_training(config: Config, tick: Callable[[], None] = unwatched) -> AnyTr
         tick: a sign of progress after each block that has to be verified.
 
     Raises:
-        DataError: a corpus is missing, damaged or too short.
+        DataError: a corpus is missing, damaged or too short, or its tokenizer lacks what the objective needs.
     """
     data, length = config.data, config.model.sequence_length
     paths = all_sources(sources(data.train), stages(data.stages))
@@ -38,7 +39,8 @@ def open_training(config: Config, tick: Callable[[], None] = unwatched) -> AnyTr
     windows = {path: max(1, file.num_tokens // length) for path, file in zip(paths, files, strict=True)}
     order = order_stages(config, windows)
     return TrainingSet([(file, order[0].weights[place]) for place, file in enumerate(files)], sequence_length=length,
-                       seed=config.train.seed, document_mask=data.document_mask, vocab_size=config.model.vocab_size, stages=order)
+                       seed=config.train.seed, document_mask=data.document_mask, vocab_size=config.model.vocab_size, stages=order,
+                       objective=build_objective(config, paths))
 
 
 def open_validation(path: str, part: str, *, sequence_length: int, document_mask: bool, vocab_size: int,

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from ..errors import DataError
+from ..objectives.objective import Objective, apply
 from ..order.permutation import window_starts
 from ..order.pieces import cut_into_pieces
 from ..order.stages import Stage, Stages
@@ -38,6 +39,7 @@ class TrainingSet:
         vocab_size: check every id against it; 0: no check.
         stages: mixtures that follow one another, and the pieces that windows are cut into (only under a document mask); empty: the sources'
             own weights throughout, and whole windows.
+        objective: what becomes of each sample after it was read; None: each next token is predicted.
 
     Raises:
         DataError: a token file has no window of sequence_length + 1 tokens, or the weights are impossible.
@@ -45,19 +47,20 @@ class TrainingSet:
 
     def __init__(
         self, sources: Sequence[tuple[Tokens, float]], *, sequence_length: int, seed: int, document_mask: bool, vocab_size: int = 0,
-        stages: Sequence[Stage] = (),
+        stages: Sequence[Stage] = (), objective: Objective | None = None,
     ) -> None:
         self.files = [file for file, _ in sources]
         self.order = Stages(stages or [Stage(0, tuple(weight for _, weight in sources), sequence_length)])
-        self._seed = seed
-        self._windows = Windows(sequence_length=sequence_length, document_mask=document_mask, vocab_size=vocab_size)
+        self._seed, self._objective, self._document_mask = seed, objective, document_mask
+        numbered = document_mask or objective is not None  # an objective has to see the documents, also where attention does not
+        self._windows = Windows(sequence_length=sequence_length, document_mask=numbered, vocab_size=vocab_size)
         for number, file in enumerate(self.files):
             if any(stage.weights[number] > 0 for stage in self.order.stages) and file.num_tokens <= sequence_length:
                 raise _too_short(file.prefix, file.num_tokens, sequence_length + 1)
 
     def leave_out_ids(self) -> None:
         """From now on tokens and targets are 0: for ranks in the middle of a pipeline, which need documents and positions alone."""
-        self._windows.reads_ids = False
+        self._windows.reads_ids = self._objective is not None  # which tokens count in the loss, which these ranks have to know, it says
 
     def sample(self, index: int) -> Sample:
         """Global sample `index` of the run, from 0 and without end.
@@ -81,10 +84,10 @@ class TrainingSet:
         sources_B, starts_B = self.places(samples_B)
         found = self._windows.batch(self.files, samples_B=samples_B, sources_B=sources_B, starts_B=starts_B, tick=tick)
         pieces_B = self.order.piece_lengths(samples_B)
-        if int(pieces_B.min()) >= self._windows.sequence_length:
-            return found
-        documents_BS, positions_BS = cut_into_pieces(found.positions_BS, pieces_B)
-        return replace(found, documents_BS=documents_BS, positions_BS=positions_BS)
+        if int(pieces_B.min()) < self._windows.sequence_length:
+            documents_BS, positions_BS = cut_into_pieces(found.positions_BS, pieces_B)
+            found = replace(found, documents_BS=documents_BS, positions_BS=positions_BS)
+        return apply(self._objective, found, seed=self._seed, document_mask=self._document_mask)
 
     def places(self, samples_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Where samples lie: sources and positions of their first tokens, int64 (B,); reads nothing."""
