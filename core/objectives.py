@@ -1,15 +1,19 @@
 """The objective that a config names, with the ids that its corpora have for it. Imports no torch."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ..conf.objective_schema import ObjectiveName, TargetTokens
 from ..conf.schema import Config
 from ..data.errors import DataError
 from ..data.objectives.fill_in_the_middle import FillInTheMiddle
+from ..data.objectives.masked_tokens import MaskedTokens
 from ..data.objectives.objective import Objective
+from ..data.objectives.span_corruption import SpanCorruption
 from ..data.objectives.vocabulary import Vocabulary, vocabulary_of
 
 FILL_IN_THE_MIDDLE = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
+MASK = ("[MASK]",)
 
 
 def build_objective(config: Config, paths: Sequence[str]) -> Objective | None:
@@ -27,9 +31,29 @@ def build_objective(config: Config, paths: Sequence[str]) -> Objective | None:
         return None
     vocabularies = [vocabulary_of(path) for path in paths]
     end = _agreed("the end of a document", {each.path: (each.end_of_document,) for each in vocabularies})[0]
+    if wanted.name is ObjectiveName.span_corruption:
+        return _span_corruption(config, vocabularies, end)
+    if wanted.name is ObjectiveName.masked_tokens:
+        (mask,) = _sentinels(config, vocabularies, wanted.sentinels or MASK)
+        special = sorted({*vocabularies[0].special_tokens.values(), mask, end} - {-1})
+        return MaskedTokens(mask=mask, special=tuple(special), vocab_size=vocabularies[0].size or config.model.vocab_size,
+                            noise_density=wanted.noise_density)
     prefix, suffix, middle = _sentinels(config, vocabularies, wanted.sentinels or FILL_IN_THE_MIDDLE)
     return FillInTheMiddle(prefix=prefix, suffix=suffix, middle=middle, end_of_document=end, rate=wanted.rate, spm_rate=wanted.spm_rate,
                            middle_only=wanted.targets is TargetTokens.middle)
+
+
+def _span_corruption(config: Config, vocabularies: Sequence[Vocabulary], end: int) -> SpanCorruption:
+    """With as many sentinels as a row may need."""
+    wanted, length = config.data.objective, config.model.sequence_length
+    bare = SpanCorruption(sentinels=(), end_of_document=end, noise_density=wanted.noise_density, mean_span_length=wanted.mean_span_length)
+    needed = bare.most_spans(length)
+    names = wanted.sentinels or [f"<extra_id_{number}>" for number in range(needed)]
+    if len(names) < needed:
+        raise DataError(f"data.objective.sentinels has {len(names)} entries, but a document may have {needed} spans (model.sequence_length="
+                        f"{length}, noise_density={wanted.noise_density}, mean_span_length={wanted.mean_span_length})",
+                        do=f"name {needed} special tokens, or raise data.objective.mean_span_length")
+    return replace(bare, sentinels=_sentinels(config, vocabularies, names[:needed]))
 
 
 def _sentinels(config: Config, vocabularies: Sequence[Vocabulary], names: Sequence[str | int]) -> tuple[int, ...]:
