@@ -43,6 +43,20 @@ def build_objective(config: Config, paths: Sequence[str]) -> Objective | None:
                            middle_only=wanted.targets is TargetTokens.middle)
 
 
+def validation_objective(config: Config, path: str) -> Objective | None:
+    """As `build_objective` for the corpus of validation. Fill in the middle is judged by each next token of plain text: that it keeps that
+    loss is what its paper claims, and what makes runs with and without it comparable.
+
+    Args:
+        config: of the run, checked.
+        path: of the corpus.
+
+    Raises:
+        DataError: as `build_objective`.
+    """
+    return None if config.data.objective.name is ObjectiveName.fill_in_the_middle else build_objective(config, [path])
+
+
 def _span_corruption(config: Config, vocabularies: Sequence[Vocabulary], end: int) -> SpanCorruption:
     """With as many sentinels as a row may need."""
     wanted, length = config.data.objective, config.model.sequence_length

@@ -34,6 +34,7 @@ from .judge import Judge
 from .loss import LossModel
 from .metrics import MetricsLog
 from .model.build import build_model, compile_blocks
+from .objectives import validation_objective
 from .oversight import Oversight
 from .passes import tick_at_passes
 from .picture import headline, picture
@@ -131,7 +132,8 @@ def open_data(config: Config, tick: Callable[[], None] = unwatched) -> tuple[Any
     if held is None:
         return training, None
     path, part = held
-    return training, open_validation(path, part, sequence_length=length, document_mask=mask, vocab_size=vocab_size, tick=tick)
+    return training, open_validation(path, part, sequence_length=length, document_mask=mask, vocab_size=vocab_size,
+                                     objective=validation_objective(config, path), tick=tick)
 
 
 def build(config: Config, context: ParallelContext, device: torch.device, plan: BatchPlan) -> Built:

@@ -6,6 +6,7 @@ from typing import TypeAlias
 from ..conf.schema import Config
 from ..conf.sources import AnySource, SourceByEpochs, all_sources, sources, stages
 from ..data.finetune.packed import PackedSet, PackedValidationSet, open_packed
+from ..data.objectives.objective import Objective
 from ..data.order.stages import Stage
 from ..data.samples.dataset import TrainingSet, ValidationSet
 from ..data.tokens.description import unwatched
@@ -44,12 +45,13 @@ def open_training(config: Config, tick: Callable[[], None] = unwatched) -> AnyTr
 
 
 def open_validation(path: str, part: str, *, sequence_length: int, document_mask: bool, vocab_size: int,
-                    tick: Callable[[], None] = unwatched) -> AnyValidationSet:
+                    objective: Objective | None = None, tick: Callable[[], None] = unwatched) -> AnyValidationSet:
     """A part of a corpus in order.
 
     Args:
         path, part: of the corpus.
         sequence_length, document_mask, vocab_size: of the model and its training.
+        objective: of text; None: the loss of each next token.
         tick: as in `open_training`.
 
     Raises:
@@ -58,7 +60,7 @@ def open_validation(path: str, part: str, *, sequence_length: int, document_mask
     if task_of(path).kind == "chat":
         return PackedValidationSet(open_packed(path, part, tick=tick), sequence_length=sequence_length, vocab_size=vocab_size)
     file = open_corpus(path, part=part, tick=tick)
-    return ValidationSet(file, sequence_length=sequence_length, document_mask=document_mask, vocab_size=vocab_size)
+    return ValidationSet(file, sequence_length=sequence_length, document_mask=document_mask, vocab_size=vocab_size, objective=objective)
 
 
 def order_stages(config: Config, windows: dict[str, int]) -> list[Stage]:

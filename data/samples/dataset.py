@@ -108,17 +108,20 @@ class ValidationSet:
     Args:
         token_file: at least two tokens.
         sequence_length: S.
-        document_mask, vocab_size: as `TrainingSet`.
+        document_mask, vocab_size, objective: as `TrainingSet`; its seed is 0 in every run, so that their losses compare.
 
     Raises:
         DataError: fewer than two tokens.
     """
 
-    def __init__(self, token_file: Tokens, *, sequence_length: int, document_mask: bool, vocab_size: int = 0) -> None:
+    def __init__(self, token_file: Tokens, *, sequence_length: int, document_mask: bool, vocab_size: int = 0,
+                 objective: Objective | None = None) -> None:
         if token_file.num_tokens < 2:
             raise _too_short(token_file.prefix, token_file.num_tokens, 2)
         self.file = token_file
-        self._windows = Windows(sequence_length=sequence_length, document_mask=document_mask, vocab_size=vocab_size)
+        self._objective, self._document_mask = objective, document_mask
+        numbered = document_mask or objective is not None
+        self._windows = Windows(sequence_length=sequence_length, document_mask=numbered, vocab_size=vocab_size)
 
     def __len__(self) -> int:
         return math.ceil((self.file.num_tokens - 1) / self._windows.sequence_length)
@@ -138,8 +141,9 @@ class ValidationSet:
         outside = samples_B[(samples_B < 0) | (samples_B >= len(self))]
         if len(outside):
             raise IndexError(f"sample {outside[0]} of {len(self)}")
-        return self._windows.batch([self.file], samples_B=samples_B, sources_B=np.zeros_like(samples_B),
-                                   starts_B=samples_B * self._windows.sequence_length, wrap=False, tick=tick)
+        found = self._windows.batch([self.file], samples_B=samples_B, sources_B=np.zeros_like(samples_B),
+                                    starts_B=samples_B * self._windows.sequence_length, wrap=False, tick=tick)
+        return apply(self._objective, found, seed=0, document_mask=self._document_mask)
 
 
 def _too_short(prefix: Path, tokens: int, needed: int) -> DataError:
