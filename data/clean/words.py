@@ -1,7 +1,7 @@
 """Who splits text into words and sentences for datatrove's rules.
 
 datatrove takes spaCy for English and most languages: forty times slower than `RegexWords` (0.6 and 24 MB a CPU second), and 40 packages
-more. On 250 pages of technical English the rules decided alike for 249 (FineWeb, C4), 246 (Gopher repetition) and 236 (Gopher quality,
+more. On 250 pages of technical English the rules decided alike for 250 (FineWeb, C4), 246 (Gopher repetition) and 236 (Gopher quality,
 whose part of alphabetic words feels how code is split). It splits at blanks, so it is not for Chinese, Japanese, Thai and the like.
 """
 

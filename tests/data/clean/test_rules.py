@@ -214,6 +214,14 @@ def test_code_that_somebody_wrote():
     assert rule(Page(long_lines, kind="text", file="a.json")) == Refused("long_line")
 
 
+def test_digits_count_as_letters_in_webassembly():
+    text = "(i32 0x1f 22 33 44)\n" * 5  # 15 % letters, 60 % letters and digits
+    rule = Code(CodeSettings(encoded=False))
+    assert rule(Page(text, kind="code", file="a.py")) == Refused("few_letters")
+    assert rule(Page(text, kind="code", file="a.wat")) is text
+    assert rule(Page("+ - ( 1 )\n" * 9, kind="code", file="a.wat")) == Refused("few_letters")
+
+
 def test_missing_and_empty_lists(tmp_path):
     with pytest.raises(DataError, match="clean.bad_words.file=.* is no file"):
         BadWords(BadWordsSettings(file=str(tmp_path / "none")))
