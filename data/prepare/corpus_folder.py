@@ -81,8 +81,8 @@ def finished(folder: Path, record: Mapping[str, Any], *, overwrite: bool) -> tup
     """
     way = "choose another output, or overwrite=true"
     if not (folder / FILE_NAME).exists():
-        # Remains of a killed prepare are ours; without its staging folder, anything but a list of rejects is not.
-        foreign = {path.name for path in folder.iterdir()} - {REJECTS, STAGING, SPOOL}
+        # Remains of a killed prepare are ours; without its staging folder, anything but what a failed one tells is not.
+        foreign = {path.name for path in folder.iterdir()} - {REJECTS, STAGING, SPOOL, *REPORTS}
         if foreign and not (folder / STAGING).exists():
             raise DataError(f"{folder} holds {min(foreign)} but no corpus", do="choose another output", file=folder)
         return None

@@ -15,9 +15,9 @@ from ..hashes import part_below
 from ..sources.find import Source
 from ..tokenizer.tokenizer import TRAINED_KINDS, read_existing, save_tokenizer
 from ..tokenizer.training import train_tokenizer
-from ..tokens.description import CorpusDescription, describe_file, parse_description
+from ..tokens.description import FILE_NAME, CorpusDescription, describe_file, parse_description
 from ..tokens.writer import token_dtype
-from .corpus_folder import PARTS, REJECTS
+from .corpus_folder import PARTS, REJECTS, REPORTS
 from .corpus_wide import load_verdict, search_duplicates, signature_shape
 from .encode import CleanTask, EncodeTask, ReportShape, SampleTask, task_maker
 from .inputs import Input, Item, RawInput, StoredInput
@@ -110,7 +110,7 @@ class Preparation:
         )
         self._cleaned = self._run(work, self._raw)
         if not self._cleaned["store"]:
-            raise Unusable("cleaning removed every document", do="see which rule did, with clean=none and fewer rules, or other thresholds")
+            raise self._all_removed(CleanReport.restore(self._cleaned["report"]))
         gone = None
         if shape:
             if self._journal.result("duplicates") is None:
@@ -205,6 +205,24 @@ class Preparation:
     def _checked(self, sink: Sink[Any]) -> None:
         check_rejects(sink.tally, self._recipe.reject_limit, self._folder.parent / REJECTS, early=True)
 
+    def _all_removed(self, report: CleanReport) -> DataError:
+        """Names the rules that took most; the report of the cleaning lies in the staging folder."""
+        report.write(self._folder)
+        counts = {name: row.documents_in - row.documents_out for name, row in report.rows.items()}
+        most = sorted((name for name in counts if counts[name]), key=lambda name: -counts[name])[:3]
+        causes = "; ".join(f"{name} {counts[name]} ({_largest(report.rows[name].details)})" for name in most)
+        shown = self._folder.parent / REPORTS[1]
+        message = f"cleaning removed all {report.documents_in} documents: {causes}"
+        way = "loosen these rules of clean= or switch them off"
+        if (self._folder.parent / FILE_NAME).exists():  # the corpus that was to be overwritten stays, and its report with it
+            return Unusable(message, do=f"{way}; another output would show a report")
+        return Unusable(message, do=f"see {shown}, then {way}", file=shown)
+
     def _one_sided(self, tally: Tally) -> DataError:
         message = f"held_out={self._recipe.held_out} leaves one part empty: {tally.documents} documents, equal ones stay together"
         return Unusable(message, do="set held_out=0, or give the text as more documents (such as JSON lines)")
+
+
+def _largest(details: dict[str, int]) -> str:
+    """A rule's conditions that removed most."""
+    return ", ".join(f"{details[name]} {name}" for name in sorted(details, key=lambda name: -details[name])[:3])

@@ -11,8 +11,8 @@ from typing import Any
 from ..clean.report import CleanReport
 from ..sources.find import Source, file_source, find_sources
 from ..tokenizer.tokenizer import TRAINED_KINDS, model_file
-from ..tokens.description import CorpusDescription, parse_description
-from .corpus_folder import REJECTS, SPOOL, STAGING, commit, finished, input_record, locked, movable, write_record
+from ..tokens.description import FILE_NAME, CorpusDescription, parse_description
+from .corpus_folder import REJECTS, REPORTS, SPOOL, STAGING, commit, finished, input_record, locked, movable, write_record
 from .journal import Journal, StagingDamaged
 from .passes import PassRunner
 from .preparation import Outcome, Preparation
@@ -132,10 +132,16 @@ class _Making:
             self._discard()
             return self._run(self._open(), sources, recipe, workers, seconds)
         except Unusable:
-            if (self._staging / REJECTS).exists() and (self._staging / REJECTS).stat().st_size:
-                os.replace(self._staging / REJECTS, self._folder / REJECTS)
+            self._leave_what_tells_why()
             self._discard()
             raise
+
+    def _leave_what_tells_why(self) -> None:
+        """The list of rejects and the report of the cleaning; a report beside a corpus that stays is that corpus's own, and stays, too."""
+        for name in (REJECTS, *REPORTS):
+            kept = name in REPORTS and (self._folder / FILE_NAME).exists()
+            if not kept and (self._staging / name).exists() and (self._staging / name).stat().st_size:
+                os.replace(self._staging / name, self._folder / name)
 
     def tidy(self) -> None:
         """Removes the staging folder, unless a later call can go on from it."""
