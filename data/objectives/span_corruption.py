@@ -46,13 +46,14 @@ class SpanCorruption:
         rows_BW = np.concatenate((batch.tokens_BS, batch.targets_BS[:, -1:]), axis=1, dtype=dtype)
         loss_mask_BS = np.zeros_like(batch.loss_mask_BS)
         keys_D = keys_of(batch.samples_B[found.rows_D], found.begins_D, seed=seed)
+        kept_D, taken_D = draw(keys_D, 0), draw(keys_D, 1)
         closed_D = batch.tokens_BS[found.rows_D, found.ends_D - 1] == self.end_of_document
         texts_D = self.text_lengths(batch.tokens_BS.shape[1])[found.ends_D - found.begins_D]
         texts_D = np.minimum(texts_D, found.ends_D - found.begins_D - closed_D)
         for number in np.flatnonzero(texts_D >= LEAST).tolist():
             row, begin, end = int(found.rows_D[number]), int(found.begins_D[number]), int(found.ends_D[number])
             text = batch.tokens_BS[row, begin : begin + int(texts_D[number])]
-            told, inputs = self._corrupt(text, keys_D[number : number + 1], dtype)
+            told, inputs = self._corrupt(text, (int(kept_D[number]), int(taken_D[number])), dtype)
             # the first target is predicted in the last place of the input
             last = begin + len(told)
             rows_BW[row, begin:last] = told
@@ -78,16 +79,15 @@ class SpanCorruption:
         """For 0 .. S places the tokens of the longest text that fits; 0 where none does."""
         return _text_lengths(self, sequence_length)
 
-    def _corrupt(self, text_N: np.ndarray, key: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, int]:
+    def _corrupt(self, text_N: np.ndarray, hashes: tuple[int, int], dtype: np.dtype) -> tuple[np.ndarray, int]:
         """Input and targets in one row, and how many of them are input."""
         noise, spans = self.counts(len(text_N))
-        kept_K = cut(len(text_N) - noise, spans, draw(key, 0))
-        taken_K = cut(noise, spans, draw(key, 1))
-        # a mark stands before each span in the input and in the targets; `False` runs are text, `True` runs spans
-        noise_N = np.repeat(np.tile([False, True], spans), np.stack((kept_K, taken_K), axis=1).ravel())
+        kept_K, taken_K = cut(len(text_N) - noise, spans, hashes[0]), cut(noise, spans, hashes[1])
+        is_noise_N = np.repeat(np.tile([False, True], spans), np.stack((kept_K, taken_K), axis=1).ravel())
         marks_K = np.array(self.sentinels[:spans], dtype=dtype)
-        inputs = np.insert(text_N[~noise_N].astype(dtype), np.cumsum(kept_K), marks_K)
-        targets = np.insert(text_N[noise_N].astype(dtype), np.cumsum(taken_K) - taken_K, marks_K)
+        # a mark stands where each span was, and before what it held
+        inputs = with_marks(text_N[~is_noise_N], np.cumsum(kept_K), marks_K)
+        targets = with_marks(text_N[is_noise_N], np.cumsum(taken_K) - taken_K, marks_K)
         end = [self.end_of_document] if self.end_of_document >= 0 else []
         return np.concatenate((inputs, targets, np.array(end, dtype=dtype))), len(inputs)
 
@@ -100,17 +100,30 @@ def _text_lengths(objective: SpanCorruption, sequence_length: int) -> np.ndarray
     return found
 
 
-def cut(items: int, parts: int, key: np.ndarray) -> np.ndarray:
+def with_marks(text: np.ndarray, places_K: np.ndarray, marks_K: np.ndarray) -> np.ndarray:
+    """Text with a mark before each of its places, which ascend (`numpy.insert`, ten times as fast)."""
+    out = np.empty(len(text) + len(marks_K), dtype=marks_K.dtype)
+    is_text = np.ones(len(out), dtype=bool)
+    is_text[places_K + np.arange(len(marks_K))] = False
+    out[is_text], out[~is_text] = text, marks_K
+    return out
+
+
+def cut(items: int, parts: int, key: int) -> np.ndarray:
     """Lengths of `parts` parts of at least one item, each such division equally likely.
 
     Args:
         items: at least `parts`.
         parts: at least 1.
-        key: uint64 (1,): decides which of the items - 1 borders are cut, those with the smallest hashes.
+        key: below 2^64; decides which of the items - 1 borders are cut, those with the smallest hashes.
 
     Returns:
         int64 (parts,).
     """
-    hashes = mix_many(key + np.arange(items - 1, dtype=np.uint64))
+    if parts == 1:
+        return np.array([items])
+    hashes = mix_many(np.arange(items - 1, dtype=np.uint64) + np.uint64(key))
     borders = np.sort(np.argsort(hashes, kind="stable")[: parts - 1]) + 1
-    return np.diff(borders, prepend=0, append=items)
+    edges = np.empty(parts + 1, dtype=np.int64)
+    edges[0], edges[1:-1], edges[-1] = 0, borders, items
+    return edges[1:] - edges[:-1]
