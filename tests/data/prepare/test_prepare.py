@@ -260,7 +260,7 @@ def test_killed_as_a_whole_it_leaves_no_process_and_no_corpus(existing, tmp_path
 
 def test_two_at_once_do_not_mix(lines, existing, tmp_path):
     class Second(NoProgress):
-        def phase(self, name: str, total_bytes: int) -> None:
+        def phase(self, name: str, total_bytes: int, done_bytes: int = 0) -> None:
             with pytest.raises(DataError, match="another prepare is writing"):
                 prepare([str(lines)], tmp_path / "corpus", existing, workers=1)
 
