@@ -5,6 +5,7 @@ the tokenizer can lie across. Which places those are depends on the tokenizer; e
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 PART = 1 << 18  # characters; also far below the million at which the regular expressions of tiktoken overflow their stack
@@ -28,16 +29,16 @@ class Cutter:
     part: int = PART
     longest: int = 1 << 20
 
-    def __call__(self, text: str) -> list[str]:
-        """The parts, in order."""
-        parts, start = [], 0
+    def __call__(self, text: str) -> Iterator[str]:
+        """The parts, in order; at least one."""
+        start = 0
         while len(text) - start > self.part:
             end = self._end(text, start)
             if end == len(text):
                 break
-            parts.append(text[start:end])
+            yield text[start:end]
             start = end + len(self.skip) if self.skip and text.startswith(self.skip, end) else end
-        return [*parts, text[start:]]
+        yield text[start:]
 
     def _end(self, text: str, start: int) -> int:
         if self.boundary:
@@ -55,4 +56,4 @@ def cut(text: str, limit: int = PART) -> list[str]:
         text: any text; joining the parts gives it back.
         limit: the longest part, in characters.
     """
-    return Cutter(re.compile(rf"(?<={LETTER})(?=[ \n]{LETTER})"), part=limit, longest=limit)(text)
+    return list(Cutter(re.compile(rf"(?<={LETTER})(?=[ \n]{LETTER})"), part=limit, longest=limit)(text))

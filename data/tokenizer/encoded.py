@@ -24,33 +24,32 @@ class Encoded:
 
 def encode_in_parts(
     texts: Sequence[str],
-    cut: Callable[[str], list[str]],
+    cut: Callable[[str], Iterator[str]],
     encode: Callable[[list[str]], list[np.ndarray]],
     *,
     end: int | None,
     dtype: DTypeLike,
 ) -> Encoded:
-    """Encodes each text in parts of bounded length.
+    """Encodes each text in parts of bounded length; holds no more text than one call takes.
 
     Args:
         texts: any.
         cut: a text in parts.
-        encode: the ids of each part; never called with more than a few million characters.
+        encode: the ids of each part; never called with much more than half a million characters, but for a part that is longer.
         end: an id after each text; None: nothing.
         dtype: of the ids.
     """
-    parts, counts = [], np.empty(len(texts), np.int64)
-    for place, text in enumerate(texts):
-        pieces = cut(text)
-        parts += pieces
-        counts[place] = len(pieces)
-    arrays = [ids for group in _groups(parts) for ids in encode(group)]
-    lengths = np.add.reduceat(np.fromiter(map(len, arrays), np.int64, len(arrays)), np.cumsum(counts) - counts) if arrays else counts
-    if end is not None:
-        arrays = _closed(arrays, counts, np.array([end], dtype))
-        lengths += 1
-    ids = np.concatenate(arrays, dtype=dtype, casting="unsafe") if arrays else np.empty(0, dtype)
-    return Encoded(ids, lengths)
+    last = np.empty(0, dtype) if end is None else np.array([end], dtype)
+    arrays: list[np.ndarray] = []
+    lengths = np.zeros(len(texts), np.int64)
+    for group in _groups(texts, cut):
+        for (place, _, whole), ids in zip(group, encode([part for _, part, _ in group]), strict=True):
+            arrays.append(ids.astype(dtype, copy=False))
+            lengths[place] += len(ids)
+            if whole:
+                arrays.append(last)
+                lengths[place] += len(last)
+    return Encoded(np.concatenate(arrays) if arrays else np.empty(0, dtype), lengths)
 
 
 def joined(encoded: Sequence[Encoded], dtype: DTypeLike) -> Encoded:
@@ -62,19 +61,19 @@ def joined(encoded: Sequence[Encoded], dtype: DTypeLike) -> Encoded:
     return Encoded(np.concatenate([each.ids for each in encoded]), np.concatenate([each.lengths for each in encoded]))
 
 
-def _closed(arrays: list[np.ndarray], counts: np.ndarray, end: np.ndarray) -> list[np.ndarray]:
-    following = iter(arrays)
-    return [ids for count in counts for ids in (*(next(following) for _ in range(count)), end)]
-
-
-def _groups(parts: list[str]) -> Iterator[list[str]]:
-    group: list[str] = []
+def _groups(texts: Sequence[str], cut: Callable[[str], Iterator[str]]) -> Iterator[list[tuple[int, str, bool]]]:
+    """Parts that are encoded together: which text each is of, and whether it is its last."""
+    group: list[tuple[int, str, bool]] = []
     characters = 0
-    for part in parts:
-        if group and characters + len(part) > _GROUP:
-            yield group
-            group, characters = [], 0
-        group.append(part)
-        characters += len(part)
+    for place, text in enumerate(texts):
+        parts = cut(text)
+        following: str | None = next(parts)
+        while (part := following) is not None:
+            following = next(parts, None)
+            if group and characters + len(part) > _GROUP:
+                yield group
+                group, characters = [], 0
+            group.append((place, part, following is None))
+            characters += len(part)
     if group:
         yield group
