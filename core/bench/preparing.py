@@ -19,12 +19,14 @@ class Cost:
     Args:
         cpu: seconds of all its processes.
         wall: seconds.
-        memory: bytes, the peak of the parent and those of its workers together.
+        memory: bytes, the most that the parent and its workers had resident together.
+        largest: bytes, the peak of the largest of them.
     """
 
     cpu: float
     wall: float
     memory: int
+    largest: int
 
 
 def run_prepare(text: Path, output: Path, tokenizer: Path, *, workers: int) -> Cost:
@@ -39,17 +41,20 @@ def run_prepare(text: Path, output: Path, tokenizer: Path, *, workers: int) -> C
     words = [sys.executable, "-m", __name__, str(text), str(output), str(tokenizer), str(workers)]
     began = time.perf_counter()
     process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    together = 0
     peaks: dict[int, int] = {}
     while process.poll() is None:
-        # What getrusage calls a peak begins with the memory of whoever started the process; this one does not. The last value counts.
-        peaks |= {pid: peak for pid in (process.pid, *_children(process.pid)) if (peak := _peak(pid))}
+        found = {pid: _memory(pid) for pid in (process.pid, *_children(process.pid))}
+        together = max(together, sum(resident for resident, _ in found.values()))
+        # Until it is replaced by the program, a new process shows what its parent has: the last value counts.
+        peaks |= {pid: peak for pid, (_, peak) in found.items() if peak}
         time.sleep(_LOOK_SECONDS)
     wall = time.perf_counter() - began
     assert process.stdout
     answer = process.stdout.read()
     if process.returncode:
         raise RuntimeError(f"prepare ended with code {process.returncode}")
-    return Cost(json.loads(answer)["cpu"], wall, sum(peaks.values()))
+    return Cost(json.loads(answer)["cpu"], wall, together, max(peaks.values(), default=0))
 
 
 def _children(pid: int) -> list[int]:
@@ -59,12 +64,13 @@ def _children(pid: int) -> list[int]:
         return []
 
 
-def _peak(pid: int) -> int:
+def _memory(pid: int) -> tuple[int, int]:
+    """Resident now, and at its peak. (What getrusage calls a peak begins with the memory of whoever started the process.)"""
     try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
+        return 0, 0
+    return tuple(int(fields.get(name, "0 kB").split()[0]) * 1024 for name in ("VmRSS", "VmHWM"))  # type: ignore[return-value]
 
 
 def _main(text: str, output: str, tokenizer: str, workers: str) -> None:

@@ -142,8 +142,9 @@ def _ends(bare: float, first: Cost, one: Cost, two: Cost, written: int) -> list[
 
 
 def _memory(one: Cost, two: Cost, document: Cost, written: int, document_bytes: int) -> list[Row]:
-    """Peaks of all processes together."""
+    """The most that all processes had at once, and the largest one by itself."""
     size = f"MB of memory, input of {written / 1e9:.2g} GB"
     found = [("1 worker", size, one), ("2 workers", size, two),
              ("1 worker", f"MB of memory, a document of {document_bytes / 1e6:g} MB", document)]
-    return [Row(f"prepare, {workers}", what, cost.memory / 1e6, MEMORY / 1e6, bound=True) for workers, what, cost in found]
+    rows = [Row(f"prepare, {workers}", what, cost.memory / 1e6, MEMORY / 1e6, bound=True) for workers, what, cost in found]
+    return [*rows, Row("prepare", "MB of memory, the largest process", max(cost.largest for _, _, cost in found) / 1e6, None)]

@@ -71,7 +71,7 @@ class Workers(Generic[T, R]):
         pending: deque[tuple[Future[R], int]] = deque()
         taken = 0
         for item, weight in items:
-            pending.append((self._threads.submit(self._call, item), weight))
+            pending.append((self._threads.submit(self._call, [item]), weight))
             del item  # what waits here for the next one is not held twice
             taken += weight
             while len(pending) > 2 * self._count or taken > most:
@@ -81,10 +81,12 @@ class Workers(Generic[T, R]):
         while pending:
             yield self._result(pending.popleft()[0])
 
-    def _call(self, item: T) -> R:
+    def _call(self, box: list[T]) -> R:
+        """`box` holds the item alone, so that it is not kept here while the worker has it."""
         worker = self._idle.get()
         try:
-            return worker.call(item)
+            worker.send(box.pop())
+            return worker.answer()
         except Exception as error:
             with suppress(InvalidStateError):  # another worker may have failed first; then that error is the cause
                 self._failure.set_exception(error)
@@ -123,8 +125,7 @@ class _Worker:
         except OSError as error:
             raise self._death() from error
 
-    def call(self, item: Any) -> Any:
-        self.send(item)
+    def answer(self) -> Any:
         try:
             failed, answer = self._connection.recv()
         except (EOFError, OSError) as error:

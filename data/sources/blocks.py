@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .document import Outcome, Rejected, Skipped, checked
+from .large_json import LARGE, is_large_object, parse_large
 
 
 @dataclass(frozen=True)
@@ -20,26 +21,39 @@ class JsonLines:
 
     def documents(self) -> Iterator[Outcome]:
         """One outcome for each line; a blank one is an empty text."""
-        lines = self.data.split(b"\n")
-        if not lines[-1]:
-            lines.pop()  # what follows the last line feed
-        for number, line in enumerate(lines, self.first_line):
+        for number, line in enumerate(_lines(self.data), self.first_line):
             yield self._document(line, number)
 
-    def _document(self, data: bytes, number: int) -> Outcome:
+    def _document(self, data: bytes | memoryview, number: int) -> Outcome:
         try:
-            line = data.decode()
+            if is_large_object(data):
+                record = parse_large(data)
+            else:
+                line = str(data, "utf-8")
+                if not line.strip():
+                    return checked("", self.file, number)
+                record = json.loads(line)
         except UnicodeDecodeError:
             return Rejected(self.file, number, "invalid_utf8")
-        if not line.strip():
-            return checked("", self.file, number)
-        try:
-            record = json.loads(line)
         except (ValueError, RecursionError):  # a million open brackets are as broken as one
             return Rejected(self.file, number, "broken_json")
         if not isinstance(record, dict):
             return Rejected(self.file, number, "not_an_object")
         return from_record(record, self.text_key, self.file, number)
+
+
+def _lines(data: bytes) -> Iterator[bytes | memoryview]:
+    """Lines without their line feeds; those of a large block, which may be one document of 100 MB, are not copied."""
+    if len(data) <= LARGE:
+        lines = data.split(b"\n")
+        yield from lines if lines[-1] else lines[:-1]  # not what follows the last line feed
+        return
+    view, start = memoryview(data), 0
+    while start < len(data):
+        end = data.find(b"\n", start)
+        end = len(data) if end < 0 else end
+        yield view[start:end]
+        start = end + 1
 
 
 def from_record(record: dict[str, Any], text_key: str, file: str, line: int) -> Outcome:
