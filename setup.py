@@ -6,7 +6,7 @@ NAME = "hexareme"
 LAYERS = ("conf", "data", "parallel", "core", "launcher")
 
 # Cleaning and the sources that need more than a file's bytes.
-CLEAN = ["datatrove[processing]>=0.10", "py3langid>=0.3"]
+CLEAN = ["datatrove[processing]>=0.10", "lxml_html_clean>=0.4", "py3langid>=0.3"]  # the second: trafilatura asks for it by an extra that pip misses
 SOURCES = ["datasets>=4", "mwparserfromhell>=0.6", "w3lib>=2.2", "warcio>=1.7"]
 
 TESTS = [
