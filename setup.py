@@ -5,8 +5,8 @@ from setuptools import find_packages, setup
 NAME = "hexareme"
 LAYERS = ("conf", "data", "parallel", "core", "launcher")
 
-# Cleaning and the sources that need more than a file's bytes.
-CLEAN = ["datatrove[processing]>=0.10", "lxml_html_clean>=0.4", "py3langid>=0.3"]  # the second: trafilatura asks for it by an extra that pip misses
+# Cleaning and the sources that need more than a file's bytes. lxml_html_clean: trafilatura wants it by an extra of lxml that pip misses.
+CLEAN = ["datatrove[processing]>=0.10", "lxml_html_clean>=0.4", "py3langid>=0.3"]
 SOURCES = ["datasets>=4", "mwparserfromhell>=0.6", "w3lib>=2.2", "warcio>=1.7"]
 
 TESTS = [
