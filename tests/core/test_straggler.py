@@ -25,7 +25,7 @@ def test_a_straggler_is_named_once_within_20_steps(seed, ranks, step, data):
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 10**6), ranks=st.integers(1, 16), step=st.floats(0.01, 2.0))
 def test_noise_is_no_straggler(seed, ranks, step):
-    """Each step anyone may be 300 ms late, a tenth of all times: a busy machine, not a slow rank. (At a fifth, chance alone makes 10 of 12.)"""
+    """Each step anyone may be 300 ms late, a tenth of all times: a busy machine. (At a fifth, chance alone makes 10 of 12.)"""
     random = np.random.default_rng(seed)
     busy = step * random.lognormal(0.0, 0.05, (1000, ranks)) + 0.3 * (random.random((1000, ranks)) < 0.1)
     assert run(busy, [0] * ranks) == []
