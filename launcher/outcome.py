@@ -74,8 +74,9 @@ def outcome_of(error: BaseException, *, log: Path | None = None) -> Outcome:
         return Outcome(code=error.code if isinstance(error.code, int) else 1, reason="exit", what=f"SystemExit: {error.code}",
                        do=f"read {log}" if log else "read the message above")
     if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-        return Outcome(code=StorageError.exit_code, reason="storage", what=f"{error.strerror}: {error.filename}",
-                       do="make room, or write to a healthy disk", file=str(error.filename))
+        file = error.filename and str(error.filename)
+        return Outcome(code=StorageError.exit_code, reason="storage", what=f"{error.strerror}: {file}" if file else str(error.strerror),
+                       do="make room, or write to a healthy disk", file=file)
     way_out = f"read the traceback in {log}" if log else "read the traceback above"
     return Outcome(code=1, reason="error", what=f"{type(error).__name__}: {error}", do=way_out)
 

@@ -25,7 +25,8 @@ class RankLog:
     def open(self) -> TextIO:
         """In the rank: a stream to it; every rank but 0 prints there instead of on the terminal."""
         log = self.path.open("a", buffering=1) if self._waiting is None else os.fdopen(self._waiting, "a", buffering=1, closefd=False)
-        log.write(f"--- rank {self._rank}, process {os.getpid()}, {time.strftime('%Y-%m-%d %H:%M:%S %z')}\n")
+        with suppress(OSError):  # no room even for a line is found, and said with the way out, when checkpoints are counted
+            log.write(f"--- rank {self._rank}, process {os.getpid()}, {time.strftime('%Y-%m-%d %H:%M:%S %z')}\n")
         faulthandler.enable(log)  # a crash in native code leaves its Python stack here
         if self._waiting is not None:
             flush_output()

@@ -5,6 +5,7 @@ import os
 import signal
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -71,8 +72,9 @@ def become_rank(config: Config, environment: Environment, run: RankFunction, tie
         try:
             outcome = Outcome(code=0, reason=run(config, environment, ties.pulse))
         except BaseException:
-            log.write(traceback.format_exc())
-            log.flush()
+            with suppress(OSError):  # a full disk may be what ends the run: that is what must be said, not that the log is cut short
+                log.write(traceback.format_exc())
+                log.flush()
             raise
     except BaseException as error:  # the one place where everything ends: as an exit code and one line
         outcome = outcome_of(error, log=ties.log.path)

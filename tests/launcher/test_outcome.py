@@ -57,6 +57,7 @@ def test_outcomes_of_errors():
     assert reason_of(FolderInUseError("", do="")) == "folder_in_use" and reason_of(PeerError("", do="")) == "peer"
     assert outcome_of(KeyboardInterrupt()).code == 130 and outcome_of(SystemExit(4)).code == 4
     assert outcome_of(OSError(2, "No such file", "x")).code == 1 and outcome_of(OSError(122, "Quota", "x")).code == 7
+    assert (outcome_of(OSError(28, "No space")).what, outcome_of(OSError(28, "No space")).file) == ("No space", None)
 
 
 @given(st.integers(0, 3000), st.binary(max_size=40))

@@ -43,6 +43,15 @@ def test_the_traceback_is_in_the_log(run):
     assert "Traceback" in log and "raise RAISES[what]" in log
 
 
+@pytest.mark.parametrize(("behaviour", "code", "words"), [("storage", 7, "the disk is full (do: make room)"), ("bug", 1, "two lines")])
+def test_a_log_on_a_full_disk_does_not_hide_the_cause(run, behaviour, code, words):
+    (run.directory / "logs").mkdir(parents=True)
+    (run.directory / "logs" / "rank-00000.log").symlink_to("/dev/full")
+    got, _, err = run.finish(run.program(BEHAVIOUR=behaviour))
+    (line,) = error_lines(err)
+    assert got == code and words in line, err
+
+
 def test_a_crash_in_native_code_leaves_its_stack_in_the_log(run):
     run.finish(run.program(BEHAVIOUR="crash"))
     assert "Segmentation fault" in (run.directory / "logs" / "rank-00000.log").read_text()
