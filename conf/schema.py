@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from .cluster_schema import ClusterConfig
 from .fields import items, number, text
 from .health_schema import HealthConfig
 from .objective_schema import ObjectiveConfig
@@ -103,12 +104,6 @@ class WandbMode(StrEnum):
     online = "online"
     offline = "offline"
     disabled = "disabled"
-
-
-class ClusterKind(StrEnum):
-    local = "local"
-    ssh = "ssh"
-    slurm = "slurm"
 
 
 @dataclass(kw_only=True)
@@ -269,15 +264,6 @@ class TrackingConfig:
     entity: str = text("", help="W&B team or user; empty: the account's default")
     tensorboard: bool = text(False, help="write TensorBoard files")
     console_interval: int = number(10, least=1, help="steps between console lines where the output is not a terminal")
-
-
-@dataclass(kw_only=True)
-class ClusterConfig:
-    kind: ClusterKind = text(ClusterKind.local, help="how `hexareme train` starts the ranks")
-    nodes: int = number(1, least=1, help="machines")
-    ranks_per_node: int = number(1, least=1, help="processes on each machine")
-    partition: str = text("", help="Slurm partition")
-    hostfile: str = text("", help="hosts by ssh: lines of `host slots=n`")
 
 
 @dataclass(kw_only=True)

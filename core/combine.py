@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from typing import Any
 
+from ..conf.cluster_schema import ClusterKind
 from ..conf.errors import Problem
-from ..conf.schema import ClusterKind, Config, OptimizerName, Positions, Precision, ScheduleName
+from ..conf.schema import Config, OptimizerName, Positions, Precision, ScheduleName
 from ..parallel.topology import divisors
 from .batch import nearest_multiples
 from .data_rules import objective_rules, ramp_up_rules, stage_rules

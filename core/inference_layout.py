@@ -3,12 +3,12 @@
 from dataclasses import fields
 from math import lcm
 
+from ..conf.cluster_schema import ClusterConfig
 from ..conf.errors import Problem
 from ..conf.health_schema import HealthConfig
 from ..conf.schema import (
     BatchConfig,
     CheckpointConfig,
-    ClusterConfig,
     Config,
     DataConfig,
     EvaluationConfig,

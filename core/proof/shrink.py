@@ -9,7 +9,8 @@ from copy import deepcopy
 from dataclasses import fields
 from math import ceil, gcd, prod
 
-from ...conf.schema import ClusterKind, Config, ContextAttention, ModelConfig, ParallelConfig, RampUpConfig
+from ...conf.cluster_schema import ClusterKind
+from ...conf.schema import Config, ContextAttention, ModelConfig, ParallelConfig, RampUpConfig
 from ...parallel.stages import micro_batch_fault, stages_per_rank
 from ...parallel.topology import divisors
 from ..layouts import context_unit
