@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from ..data.errors import DataError
-from ..data.finetune.arrays import array_path, damaged_blocks, open_array
 from ..data.tokenizer.tokenizer import load_tokenizer
+from ..data.tokens.arrays import array_path, damaged_blocks, open_array
 from ..data.tokens.description import BLOCK_BYTES, FILE_NAME, CorpusDescription, FileDescription, describe_file, read_description, unwatched
 from ..data.tokens.mapped_file import TokenFile
 from ..data.tokens.places import Place, locate

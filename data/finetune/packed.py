@@ -10,10 +10,10 @@ from ..errors import DataError
 from ..order.permutation import window_starts
 from ..order.stages import Stage, Stages
 from ..samples.batch import Batch, Sample, stack
+from ..tokens.arrays import MappedArray, array_path, open_array
 from ..tokens.description import CorpusDescription, read_description, unwatched
 from ..tokens.joined import Tokens
 from ..tokens.token_file import open_corpus
-from .arrays import MappedArray, array_path, open_array
 
 
 @dataclass(frozen=True)

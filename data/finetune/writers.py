@@ -8,9 +8,9 @@ from typing import Self
 
 import numpy as np
 
+from ..tokens.arrays import ArrayWriter, array_path
 from ..tokens.description import ArrayDescription, PartDescription
 from ..tokens.writer import TokenFileWriter
-from .arrays import ArrayWriter, array_path
 from .packing import WINDOW_TOKENS, pack
 from .records import ClassKey, Label, class_key
 from .work import Examples

@@ -40,7 +40,7 @@ class ArrayDescription:
 class PartDescription:
     """One token file (`train`, `validation`): `largest_id` is -1 where it holds no token; `dtype` is numpy's name.
 
-    `arrays` by name: what a task keeps beside its tokens, see `data/finetune/arrays.py`.
+    `arrays` by name, see `arrays.py`: what a task keeps beside its tokens, and where its documents came from (`raw_origins.py`).
     """
 
     documents: int

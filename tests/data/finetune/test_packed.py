@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hexareme.data.errors import DataError
-from hexareme.data.finetune.arrays import ArrayWriter, MappedArray, open_array
 from hexareme.data.finetune.packed import PackedSet, PackedValidationSet, open_packed
 from hexareme.data.finetune.prepare import prepare_task
 from hexareme.data.finetune.preview import pieces, previews
 from hexareme.data.finetune.sets import ClassifiedSet
 from hexareme.data.finetune.settings import TaskRecipe
 from hexareme.data.tokenizer.tokenizer import load_tokenizer
+from hexareme.data.tokens.arrays import ArrayWriter, MappedArray, open_array
 
 from .conftest import conversations, write_lines
 

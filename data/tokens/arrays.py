@@ -7,13 +7,14 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import Self
 
 import numpy as np
 
 from ..errors import DataError
-from ..tokens.description import BLOCK_BYTES, ArrayDescription, BlockHasher, FileDescription, describe_file, unwatched, write_atomically
-from ..tokens.stamp import FileState
+from .description import BLOCK_BYTES, ArrayDescription, FileDescription, describe_file, unwatched, write_atomically
+from .hashed_file import FilePosition, HashedFile
+from .stamp import FileState
 
 _COPY_AGAIN = "copy the folder again from its source, or prepare it again"
 
@@ -24,32 +25,35 @@ class ArrayWriter:
     Args:
         path: its file; lies in the staging folder, so it needs no other name meanwhile.
         dtype: uint8, int32 or int64.
+        start: where an interrupted writer goes on; all behind it is cut off.
+
+    Raises:
+        DataError: what lies there is not what `start` says.
     """
 
-    def __init__(self, path: Path, dtype: str) -> None:
+    def __init__(self, path: Path, dtype: str, *, start: FilePosition | None = None) -> None:
         self._dtype = np.dtype(dtype).newbyteorder("<")
         self._name = dtype
-        self._count = 0
-        self._hasher = BlockHasher()
-        self._stream: BinaryIO = path.open("wb")
+        self._file = HashedFile(path, start)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._stream.close()
+        self._file.close()
 
     def add(self, values: np.ndarray) -> None:
         """Appends numbers, shape (n,), which the dtype can hold."""
-        data = np.ascontiguousarray(values, dtype=self._dtype).tobytes()
-        self._stream.write(data)
-        self._hasher.update(data)
-        self._count += len(values)
+        self._file.write(np.ascontiguousarray(values, dtype=self._dtype).tobytes())
+
+    def position(self) -> FilePosition:
+        """Makes everything so far safe on the disk; a `start` for a later writer."""
+        return self._file.position()
 
     def finish(self) -> ArrayDescription:
-        """Flushes; returns the entry for `corpus.json`."""
-        self._stream.close()
-        return ArrayDescription(dtype=self._name, count=self._count, file=self._hasher.finish())
+        """Makes it safe; returns the entry for `corpus.json`."""
+        count = self._file.size // self._dtype.itemsize
+        return ArrayDescription(dtype=self._name, count=count, file=self._file.finish())
 
 
 def array_path(folder: Path, part: str, name: str) -> Path:
