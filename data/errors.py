@@ -1,6 +1,8 @@
 """The error of this layer. Pure: imports nothing of ours."""
 
 import os
+from functools import partial
+from typing import Any
 
 
 class DataError(ValueError):
@@ -18,3 +20,7 @@ class DataError(ValueError):
         super().__init__(message)
         self.do = do
         self.file = None if file is None else os.fspath(file)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What pickle needs: a worker process sends its error to the process that reports it."""
+        return partial(type(self), do=self.do, file=self.file), self.args

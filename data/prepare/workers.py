@@ -130,6 +130,8 @@ class _Worker:
             failed, answer = self._connection.recv()
         except (EOFError, OSError) as error:
             raise self._death() from error
+        if failed and isinstance(answer, DataError):
+            raise answer
         if failed:
             raise RuntimeError(f"a worker process failed:\n{answer}")
         return answer
@@ -167,6 +169,8 @@ def _serve(connection: Connection) -> None:
 def _answer(task: Callable[[Any], Any], item: Any) -> tuple[bool, Any]:
     try:
         return False, task(item)
+    except DataError as error:
+        return True, error
     except Exception:  # whatever it was, the parent must hear of it; an exception itself may not survive pickling
         return True, traceback.format_exc()
 

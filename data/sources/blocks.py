@@ -2,10 +2,12 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from ..errors import DataError
+from .chunk import Block
 from .document import Outcome, Rejected, Skipped, checked
 from .large_json import LARGE, is_large_object, parse_large
 
@@ -172,6 +174,41 @@ class Paragraphs:
                 yield from Texts(self.file, at, [paragraph.rstrip(b"\r\n")]).documents()
             line += self.data.count(b"\n", begin, behind)
             begin = behind
+
+
+@dataclass(frozen=True)
+class FileSlice:
+    """Records that stay in their file until a worker reads them: they need not pass through the process that finds where they end.
+
+    Args:
+        file: on this machine, not compressed.
+        offset, size: bytes of it.
+        line: the first one's number.
+        block: what the bytes are: (file, first line, data) -> block.
+    """
+
+    file: str
+    offset: int
+    size: int
+    line: int
+    block: Callable[[str, int, bytes], Block]
+
+    def documents(self) -> Iterator[Outcome]:
+        """Those of the block. Raises as `opened`."""
+        yield from self.opened().documents()
+
+    def opened(self) -> Block:
+        """The block itself, for who wants more of its records than their texts.
+
+        Raises:
+            DataError: the file has become shorter.
+        """
+        with open(self.file, "rb", buffering=0) as file:
+            file.seek(self.offset)
+            data = file.read(self.size)
+        if len(data) != self.size:
+            raise DataError(f"{self.file} has become shorter while it was read", do="run again when nobody writes to it", file=self.file)
+        return self.block(self.file, self.line, data)
 
 
 @dataclass(frozen=True)

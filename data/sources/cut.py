@@ -10,26 +10,22 @@ from .chunk import CHUNK
 # A longer record is a file of another kind (a JSON array on one line, a disk image); holding it could take all memory.
 MOST_RECORD = 1 << 28
 _BLANK_LINE = re.compile(rb"\n[ \t\r]*\n")
+HEAD = 4  # bytes of a piece whose data nobody wants: enough for a byte order mark
 _OVERLAP = 64  # bytes kept of a record that is being dropped: longer than any marker
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Whole records, end to end; `dropped`: a single one, too long to keep, of which only bytes and line feeds were counted."""
+    """Whole records, end to end; `data` is only their head where nobody wants more; `dropped`: a single one, too long to keep."""
 
     data: bytes
     size: int
     line_feeds: int
     dropped: bool = False
 
-    @classmethod
-    def of(cls, data: bytes) -> "Piece":
-        """Records that are kept."""
-        return cls(data, len(data), data.count(b"\n"))
-
-    def plus(self, data: bytes) -> "Piece":
+    def plus(self, more: "Piece") -> "Piece":
         """A dropped record that goes on."""
-        return Piece(b"", self.size + len(data), self.line_feeds + data.count(b"\n"), dropped=True)
+        return Piece(b"", self.size + more.size, self.line_feeds + more.line_feeds, dropped=True)
 
 
 class Cutter(Protocol):
@@ -121,7 +117,9 @@ class OutsideQuotes:
         self._counted = max(0, self._counted - count)
 
 
-def pieces(stream: Iterable[bytes], make: Callable[[], Cutter], *, least: int = CHUNK, most: int = MOST_RECORD) -> Iterator[Piece]:
+def pieces(
+    stream: Iterable[bytes], make: Callable[[], Cutter], *, least: int = CHUNK, most: int = MOST_RECORD, keep: bool = True
+) -> Iterator[Piece]:
     """Cuts a stream into pieces of whole records.
 
     Args:
@@ -129,45 +127,56 @@ def pieces(stream: Iterable[bytes], make: Callable[[], Cutter], *, least: int = 
         make: gives what says where records end.
         least: bytes of a piece; it ends with the record that reaches them.
         most: bytes of a record that is kept; at least `least`.
+        keep: the pieces hold their bytes; else only their first ones.
     """
-    buffer, cutter = bytearray(), make()
+    buffer, cutter = _Buffer(keep), make()
     lost: Piece | None = None  # the record that is being dropped
     for data in stream:
-        buffer += data
-        while (lost or len(buffer) >= least) and (end := cutter.end(buffer, 1 if lost else least)) >= 0:
+        buffer.bytes += data
+        while (lost or len(buffer.bytes) >= least) and (end := cutter.end(buffer.bytes, 1 if lost else least)) >= 0:
             if lost:
-                yield lost.plus(_take(buffer, end, cutter))
+                yield lost.plus(buffer.take(end, cutter))
                 lost = None
             else:
-                yield from _checked(buffer, end, cutter, _last_border(buffer, make(), least - 1) if end > most else 0, most)
-        if not lost and len(buffer) > most + least:
-            if before := _last_border(buffer, make(), least - 1):
-                yield Piece.of(_take(buffer, before, cutter))
+                yield from _checked(buffer, end, cutter, _last_border(buffer.bytes, make(), least - 1) if end > most else 0, most)
+        if not lost and len(buffer.bytes) > most + least:
+            if before := _last_border(buffer.bytes, make(), least - 1):
+                yield buffer.take(before, cutter)
             lost = Piece(b"", 0, 0, dropped=True)
         if lost:
-            lost = lost.plus(_take(buffer, max(0, len(buffer) - _OVERLAP), cutter))
+            lost = lost.plus(buffer.take(max(0, len(buffer.bytes) - _OVERLAP), cutter))
+    size = len(buffer.bytes)
     if lost:
-        yield lost.plus(bytes(buffer))
-    elif buffer:
-        yield from _checked(buffer, len(buffer), cutter, _last_border(buffer, make(), least - 1) if len(buffer) > most else 0, most)
+        yield lost.plus(buffer.take(size, cutter))
+    elif size:
+        yield from _checked(buffer, size, cutter, _last_border(buffer.bytes, make(), least - 1) if size > most else 0, most)
 
 
-def _checked(buffer: bytearray, end: int, cutter: Cutter, last: int, most: int) -> Iterator[Piece]:
+class _Buffer:
+    """What has arrived and is not cut yet."""
+
+    def __init__(self, keep: bool) -> None:
+        self.bytes = bytearray()
+        self._keep = keep
+
+    def take(self, count: int, cutter: Cutter) -> Piece:
+        """The first bytes, which are gone then."""
+        with memoryview(self.bytes) as view:
+            taken = bytes(view[: count if self._keep else min(count, HEAD)])
+        piece = Piece(taken, count, self.bytes.count(b"\n", 0, count))
+        del self.bytes[:count]
+        cutter.forget(count)
+        return piece
+
+
+def _checked(buffer: _Buffer, end: int, cutter: Cutter, last: int, most: int) -> Iterator[Piece]:
     """The piece up to `end`, or, where its last record, from `last` on, is longer than `most`, the others and a dropped one."""
     if end - last <= most:
-        yield Piece.of(_take(buffer, end, cutter))
+        yield buffer.take(end, cutter)
         return
     if last:
-        yield Piece.of(_take(buffer, last, cutter))
-    yield Piece(b"", 0, 0, dropped=True).plus(_take(buffer, end - last, cutter))
-
-
-def _take(buffer: bytearray, count: int, cutter: Cutter) -> bytes:
-    with memoryview(buffer)[:count] as view:
-        taken = bytes(view)
-    del buffer[:count]
-    cutter.forget(count)
-    return taken
+        yield buffer.take(last, cutter)
+    yield Piece(b"", 0, 0, dropped=True).plus(buffer.take(end - last, cutter))
 
 
 def _last_border(buffer: bytearray, cutter: Cutter, until: int) -> int:

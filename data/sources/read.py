@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from ..errors import DataError
-from .blocks import CodeFile, JsonFile, JsonLines, Paragraphs, Texts, TooLong
+from .blocks import CodeFile, FileSlice, JsonFile, JsonLines, Paragraphs, Texts, TooLong
 from .chunk import CHUNK, Block, Chunk, Place
 from .cut import Behind, BehindBlankLine, Cutter, Never, OutsideQuotes, pieces
 from .decompress import Stream
@@ -24,6 +24,7 @@ from .wikipedia import HEADER_END, PAGE_END, Pages, Site, count_pages
 _BOM = b"\xef\xbb\xbf"
 _START = 4096  # bytes that are looked at to tell a format
 _WHOLE = 1 << 27  # bytes; a longer text is cut behind a line into several documents, or it would take all memory
+_SLICE = 1 << 16  # bytes; a smaller file is sent to a worker as quickly as it opens it
 _MAGIC = 16
 _HEADER = 1 << 18  # of a Wikipedia dump, or the first row of a table
 
@@ -70,7 +71,8 @@ def _blocks(source: Source, text_key: str, place: Place, size: int) -> Iterator[
             return
         form = _form(source, compression, kind, text_key)
         with open_source(source) as raw:
-            yield from _records(source, Stream(raw, compression, place), form, place, size)
+            stays = not compression and not is_remote(source.path) and source.size >= _SLICE and form.count is None
+            yield from _records(source, Stream(raw, compression, place), form, place, size, stays=stays)
 
 
 def _format(source: Source) -> tuple[str, str]:
@@ -138,17 +140,25 @@ def _whole(file: str, line: int, data: bytes, *, kind: str) -> Texts:
     return Texts(file, line, [data], kind)
 
 
-def _records(source: Source, stream: Stream, form: _Form, place: Place, size: int) -> Iterator[tuple[Block, int, Place]]:
-    """The records of what is one stream of bytes."""
+def _records(source: Source, stream: Stream, form: _Form, place: Place, size: int, *, stays: bool) -> Iterator[tuple[Block, int, Place]]:
+    """The records of what is one stream of bytes; `stays`: they lie in the file as they are, and workers can read them there."""
     offset, line, path = place.offset, place.line, source.path
     begun = bool(offset)
-    for piece in pieces(stream.pieces(), form.cutter, least=form.least or size):
-        data = piece.data if begun else piece.data.removeprefix(_BOM)
+    for piece in pieces(stream.pieces(), form.cutter, least=form.least or size, keep=not stays):
+        mark = len(_BOM) if not begun and piece.data.startswith(_BOM) else 0
         begun = True
-        block = TooLong(path, line) if piece.dropped else form.block(path, line, data)
-        offset += piece.size
+        block: Block
+        if piece.dropped:
+            block = TooLong(path, line)
+        elif stays:
+            block = FileSlice(path, offset + mark, piece.size - mark, line, form.block)
+        else:
+            block = form.block(path, line, piece.data[mark:])
+        length = piece.size
+        offset += length
         line += piece.line_feeds if form.count is None else 1 if piece.dropped else form.count(piece.data)
-        yield block, piece.size, replace(stream.place(offset, line), source=place.source)
+        del piece  # while the block is worked on, what is read already is not held here
+        yield block, length, replace(stream.place(offset, line), source=place.source)
     if form.one and not begun:
         yield form.block(path, 1, b""), 0, Place(place.source + 1)
 

@@ -46,6 +46,23 @@ def byte_alphabet() -> dict[str, int]:
     return {chr(byte): byte for byte in seen} | {chr(256 + place): byte for place, byte in enumerate(hidden)}
 
 
+class _Spelling(dict[int, int]):
+    """The bytes that a spelling stands for. `str.translate` asks it for each character; half of a start went into asking in Python."""
+
+    def __init__(self) -> None:
+        super().__init__({ord(character): byte for character, byte in byte_alphabet().items()})
+
+    def __missing__(self, character: int) -> int:
+        return 256  # what Latin-1 cannot encode
+
+    def bytes_of(self, spelling: str) -> bytes | None:
+        """None where it is not of the alphabet."""
+        try:
+            return spelling.translate(self).encode("latin-1")
+        except UnicodeEncodeError:
+            return None
+
+
 def byte_ranks(
     vocabulary: Mapping[str, int], merges: Iterable[str | Sequence[str]], *, ignore_merges: bool, proven: bool = False
 ) -> ByteRanks | None:
@@ -57,17 +74,13 @@ def byte_ranks(
         ignore_merges: a piece that is a token is that token, whether or not merges lead to it.
         proven: it was shown before for the same arguments.
     """
-    alphabet = byte_alphabet()
-
-    def spelled(token: str) -> bytes:
-        return bytes(alphabet[character] for character in token)
-
-    ids = {spelled(token): number for token, number in vocabulary.items() if alphabet.keys() >= set(token)}
+    spelled = _Spelling().bytes_of
+    ids = {spelling_bytes: number for spelling, number in vocabulary.items() if (spelling_bytes := spelled(spelling)) is not None}
     merged: dict[bytes, _Token] = {}
     last = None
     for pair in merges:
         left, right = map(spelled, pair.split(" ") if isinstance(pair, str) else pair)
-        if left + right not in ids:
+        if left is None or right is None or left + right not in ids:
             return None
         token = merged.setdefault(left + right, _Token(256 + len(merged)))
         token.apart |= bool(token.pairs) and token is not last

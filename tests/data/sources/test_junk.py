@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -137,7 +138,7 @@ def test_a_record_that_is_too_long_to_keep(tmp_path, monkeypatch):
     from hexareme.data.sources import cut
     from hexareme.data.sources import read as module
 
-    monkeypatch.setattr(module, "pieces", lambda stream, make, least: cut.pieces(stream, make, least=least, most=5000))
+    monkeypatch.setattr(module, "pieces", partial(cut.pieces, most=5000))
     lines = json_lines(TEXTS).splitlines()
     lines[9:9] = [b'{"text": "' + b"x" * 3_000_000 + b'"}']
     file = Path(tmp_path / "a.jsonl")
