@@ -1,4 +1,4 @@
-"""The texts of evaluation sets: whole text files, and every string of JSON lines and Parquet rows, however deep."""
+"""The texts of evaluation sets: whole text files, and every string of JSON and of Parquet rows, however deep."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -6,7 +6,8 @@ from pathlib import PurePath
 from typing import Any
 
 from ..errors import DataError
-from ..sources.blocks import JsonLines
+from ..sources.blocks import FileSlice, JsonFile, JsonLines
+from ..sources.chunk import Block
 from ..sources.document import Document
 from ..sources.find import find_sources
 from ..sources.read import read_chunks
@@ -18,8 +19,8 @@ def evaluation_texts(file: str, keys: Sequence[str] = ()) -> Iterator[str]:
     """All texts of the files that an entry names.
 
     Args:
-        file: a file, a folder or a glob; text, JSON lines (.gz, .zst ...) or Parquet.
-        keys: of the fields to take from JSON lines and tables; empty takes every string.
+        file: a file, a folder or a glob; text, JSON or JSON lines (.gz, .zst ...), or Parquet.
+        keys: of the fields to take from JSON objects and tables; empty takes every string.
 
     Raises:
         DataError: it cannot be read, or is no text.
@@ -30,25 +31,32 @@ def evaluation_texts(file: str, keys: Sequence[str] = ()) -> Iterator[str]:
             continue
         for chunk in read_chunks([source], text_key="text"):
             for block in chunk.blocks:
-                if isinstance(block, JsonLines):
-                    yield from _line_texts(block, keys)
-                    continue
-                for found in block.documents():
-                    if not isinstance(found, Document) and found.cause != "empty":
-                        raise _not_text(found.file, found.line, found.cause)
-                    if isinstance(found, Document):
-                        yield found.text
+                yield from _block_texts(block.opened() if isinstance(block, FileSlice) else block, keys)
 
 
-def _line_texts(block: JsonLines, keys: Sequence[str]) -> Iterator[str]:
-    for number, line in enumerate(block.data.split(b"\n"), block.first_line):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise _not_text(block.file, number, "broken_json") from error
-        yield from _chosen(record, keys)
+def _block_texts(block: Block, keys: Sequence[str]) -> Iterator[str]:
+    if isinstance(block, JsonLines):
+        for number, line in enumerate(block.data.split(b"\n"), block.first_line):
+            if line.strip():
+                yield from _chosen(_value(line, block.file, number), keys)
+        return
+    if isinstance(block, JsonFile):
+        value = _value(block.data, block.file, block.first_line)
+        for each in value if isinstance(value, list) else [value]:
+            yield from _chosen(each, keys)
+        return
+    for found in block.documents():
+        if isinstance(found, Document):
+            yield found.text
+        elif found.cause != "empty":
+            raise _not_text(found.file, found.line, found.cause)
+
+
+def _value(data: bytes, file: str, line: int) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise _not_text(file, line, "broken_json") from error
 
 
 def _table_texts(path: str, keys: Sequence[str]) -> Iterator[str]:

@@ -1,18 +1,20 @@
-"""JSON objects out of source files: lines of JSON, and rows of tables with all their columns."""
+"""JSON objects out of source files: lines of JSON, arrays of objects, and rows of tables with all their columns."""
 
 import json
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 from ..errors import DataError
 from ..prepare.tally import Result
-from ..sources.blocks import JsonLines
+from ..sources.blocks import FileSlice, JsonFile, JsonLines
 from ..sources.chunk import CHUNK, Chunk, Place
 from ..sources.document import Rejected
 from ..sources.find import Source
 from ..sources.formats import format_by_name
 from ..sources.opening import open_source
 from ..sources.read import read_chunks
+
+T = TypeVar("T")
 
 _ROWS = 64  # of a table at a time
 
@@ -36,22 +38,18 @@ def task_chunks(sources: Sequence[Source]) -> Iterator[Chunk]:
 
 def records(chunk: Chunk, result: Result) -> Iterator[tuple[dict[str, Any], str, int]]:
     """The JSON objects of a chunk with file and line; what is none is counted in `result`."""
-    for block in chunk.blocks:
-        if not isinstance(block, JsonLines):
-            for outcome in block.documents():
+    for block in (each.opened() if isinstance(each, FileSlice) else each for each in chunk.blocks):
+        if isinstance(block, JsonLines | JsonFile):
+            for line, record, cause in _lines(block) if isinstance(block, JsonLines) else _items(block):
                 result.tally.records += 1
-                refuse(result, outcome.file, outcome.line, outcome.cause if isinstance(outcome, Rejected) else "not_json_lines")
+                if record is None:
+                    refuse(result, block.file, line, cause)
+                else:
+                    yield record, block.file, line
             continue
-        lines = block.data.split(b"\n")
-        if not lines[-1]:
-            lines.pop()  # what follows the last line feed
-        for line, data in enumerate(lines, block.first_line):
+        for outcome in block.documents():
             result.tally.records += 1
-            record, cause = _object(data)
-            if record is None:
-                refuse(result, block.file, line, cause)
-            else:
-                yield record, block.file, line
+            refuse(result, outcome.file, outcome.line, outcome.cause if isinstance(outcome, Rejected) else "not_json_lines")
 
 
 def refuse(result: Result, file: str, line: int, cause: str) -> None:
@@ -63,16 +61,37 @@ def refuse(result: Result, file: str, line: int, cause: str) -> None:
     result.rejects.append(Rejected(file, line, cause))
 
 
-def _object(data: bytes) -> tuple[dict[str, Any] | None, str]:
-    if not data.strip():
-        return None, "empty"
+def _lines(block: JsonLines) -> Iterator[tuple[int, dict[str, Any] | None, str]]:
+    """(line, object, cause) of each line; no object: why."""
+    lines = block.data.split(b"\n")
+    if not lines[-1]:
+        lines.pop()  # what follows the last line feed
+    for line, data in enumerate(lines, block.first_line):
+        yield line, *(_parsed(data, _object) if data.strip() else (None, "empty"))
+
+
+def _items(block: JsonFile) -> Iterator[tuple[int, dict[str, Any] | None, str]]:
+    """(number, object, cause) of each object of a file that is one array, or one object."""
+    values, cause = _parsed(block.data, lambda value: (value if isinstance(value, list) else [value], ""))
+    if values is None:
+        yield 1, None, cause
+    for number, value in enumerate(values or (), 1):
+        yield number, *_object(value)
+
+
+def _object(value: Any) -> tuple[dict[str, Any] | None, str]:
+    return (value, "") if isinstance(value, dict) else (None, "not_an_object")
+
+
+def _parsed(data: bytes, then: Callable[[Any], tuple[T | None, str]]) -> tuple[T | None, str]:
+    """What `then` makes of a JSON text; None and the cause, if it is none."""
     try:
-        found = json.loads(data.decode())
+        value = json.loads(data.decode())
     except UnicodeDecodeError:
         return None, "invalid_utf8"
     except (ValueError, RecursionError):  # a million open brackets are as broken as one
         return None, "broken_json"
-    return (found, "") if isinstance(found, dict) else (None, "not_an_object")
+    return then(value)
 
 
 def _table_chunks(source: Source, kind: str) -> Iterator[Chunk]:
