@@ -31,7 +31,7 @@ CPU = torch.device("cpu")
 SAME = 1e-5  # the gate's tolerance: relative, of each loss and norm
 COMMON = ("experiment=debug", "model.num_layers=2", "model.dropout=0.1", "schedule=constant", "schedule.warmup_steps=0",
           "train.gradient_clipping=0.5", "train.steps=4", "batch.global_size=8", "batch.micro_size=2", "checkpoint.interval=1",
-          "evaluation.interval=0", "evaluation.samples=0", "data.audit=true", "tracking.console_interval=1000")
+          "evaluation.interval=1", "evaluation.samples=0", "data.audit=true", "tracking.console_interval=1000")
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ class Plain:
 
     Args:
         course: of each step.
-        validation: mean loss of the trained model on the validation set; NaN where there is none.
+        validation: mean loss on the validation set after each step; empty where there is none.
         samples: that it trained on.
     """
 
     course: Course
-    validation: float
+    validation: dict[int, float]
     samples: Samples
 
 
@@ -97,9 +97,9 @@ def course_of(directory: Path) -> Course:
     return {row["step"]: (row["loss"], row["grad_norm"]) for row in _rows(directory / "metrics.jsonl") if "loss" in row}
 
 
-def validation_of(directory: Path) -> float:
-    """The last validation loss of a run."""
-    return [row["validation_loss"] for row in _rows(directory / "metrics.jsonl") if "validation_loss" in row][-1]
+def validation_of(directory: Path) -> dict[int, float]:
+    """Loss after each step."""
+    return {row["step"]: row["validation_loss"] for row in _rows(directory / "metrics.jsonl") if "validation_loss" in row}
 
 
 def samples_of(directory: Path) -> Samples:
@@ -114,10 +114,13 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def difference(found: Course, wanted: Course) -> float:
-    """The largest relative difference of any loss or norm; the same steps."""
-    assert found.keys() == wanted.keys()
-    return max(abs(a - b) / abs(b) for step in wanted for a, b in zip(found[step], wanted[step], strict=True))
+def difference(directory: Path, wanted: Plain) -> float:
+    """The largest relative difference of any loss, norm or validation loss of a run of the same steps."""
+    found = course_of(directory)
+    judged = validation_of(directory)
+    assert found.keys() == wanted.course.keys() and judged.keys() == wanted.validation.keys()
+    pairs = [pair for step in found for pair in zip(found[step], wanted.course[step], strict=True)]
+    return max(abs(a - b) / abs(b) for a, b in [*pairs, *((judged[step], wanted.validation[step]) for step in judged)])
 
 
 def plain(config: Config) -> Plain:
@@ -132,23 +135,25 @@ def _plain(rank: int, config: Config) -> Plain:
     optimizer = torch.optim.AdamW([{"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": o.weight_decay},
                                    {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0}],
                                   lr=o.learning_rate, betas=(o.betas[0], o.betas[1]), eps=o.epsilon)
-    course: Course = {}
-    samples: Samples = {}
+    found = Plain({}, {}, {})
     for step in range(config.train.steps):
         first = plan.first_sample(step)
         batch = training.batch(range(first, first + plan.size(step)))
-        samples |= {(step + 1, int(sample)): (int(source), list(documents)) for sample, source, documents in
-                    zip(batch.samples_B, batch.sources_B, batch.document_ids_B, strict=True)}
+        for sample, source, documents in zip(batch.samples_B.tolist(), batch.sources_B.tolist(), batch.document_ids_B, strict=True):
+            found.samples[step + 1, sample] = source, list(documents)
         loss = _mean_loss(model, [batch], step, config)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), config.train.gradient_clipping)
         optimizer.step()
         optimizer.zero_grad()
-        course[step + 1] = loss.item(), norm.item()
-    model.eval()
-    with torch.no_grad():
-        judged = validation and _mean_loss(model, [validation.batch([index]) for index in range(len(validation))], 0, config).item()
-    return Plain(course, float("nan") if judged is None else judged, samples)
+        found.course[step + 1] = loss.item(), norm.item()
+        if validation is not None:
+            model.eval()
+            with torch.no_grad():
+                windows = [validation.batch([index]) for index in range(len(validation))]
+                found.validation[step + 1] = _mean_loss(model, windows, 0, config).item()
+            model.train()
+    return found
 
 
 def _mean_loss(model: Callable[..., torch.Tensor], batches: Sequence[Batch], step: int, config: Config) -> torch.Tensor:
