@@ -67,37 +67,85 @@ def attempt(overrides: Sequence[str], *, ranks: int, directory: Path, start: Sta
     signal.pthread_sigmask(signal.SIG_BLOCK, watched_signals())
     adopt_orphans()  # a watcher that is killed leaves its rank to us
     token = token_hex(8)
-    crew = Crew(start_ranks(overrides, ranks, start, token=token), directory, membership=Membership(digest(token)))
+    listener = socket.create_server(("127.0.0.1", 0), backlog=ranks)
+    seats = Seats(first=0, count=ranks, world_size=ranks, address="127.0.0.1", port=listener.getsockname()[1])
+    processes = start_ranks(overrides, seats, start, token=token, listener=listener)
+    crew = Crew(processes, directory, membership=Membership(digest(token)))
     codes = crew.wait()
     end_descendants(patience_seconds=STOP_SECONDS)
+    return concluded(codes, directory, asked=crew.asked, spoken=crew.spoken)
+
+
+def concluded(codes: Sequence[int], directory: Path, *, asked: signal.Signals | None, spoken: Outcome | None) -> Attempt:
+    """How an attempt ended, when all of its processes have.
+
+    Args:
+        codes: exit codes of the watchers in the order in which they ended.
+        directory: of the run.
+        asked: the first signal that somebody sent to the front end.
+        spoken: what the front end said for a watcher that could not.
+    """
     failed = [code for code in codes if code != 0]
     first = ExitFile(directory).read() or {}
     if not failed:
-        return Attempt(code=0, asked=crew.asked, cause=first)
+        return Attempt(code=0, asked=asked, cause=first)
     if IN_USE_CODE in failed:  # what exit.json says is of somebody else
-        return Attempt(code=IN_USE_CODE, asked=crew.asked, cause={"code": IN_USE_CODE, "reason": "folder_in_use", "rank": 0})
-    if crew.spoken is not None and crew.asked is None and first.get("code") == Preempted.exit_code:
-        ExitFile(directory).correct(crew.spoken)  # a rank that we stopped ourselves, before the folder was ours to write the cause
-        return Attempt(code=crew.spoken.code, asked=None, cause=asdict(crew.spoken))
+        return Attempt(code=IN_USE_CODE, asked=asked, cause={"code": IN_USE_CODE, "reason": "folder_in_use", "rank": 0})
+    if spoken is not None and asked is None and first.get("code") == Preempted.exit_code:
+        ExitFile(directory).correct(spoken)  # a rank that we stopped ourselves, before the folder was ours to write the cause
+        return Attempt(code=spoken.code, asked=None, cause=asdict(spoken))
     if first.get("code") in failed:
-        return Attempt(code=first["code"], asked=crew.asked, cause=first)
-    return Attempt(code=failed[0], asked=crew.asked, cause={"code": failed[0], "reason": "error", "step": last_step(directory)})
+        return Attempt(code=first["code"], asked=asked, cause=first)
+    return Attempt(code=failed[0], asked=asked, cause={"code": failed[0], "reason": "error", "step": last_step(directory)})
 
 
-def start_ranks(overrides: Sequence[str], ranks: int, start: StartFunction, *, token: str) -> list[int]:
-    """The process ids of the watchers, in the order of ranks. Rank 0 inherits the socket on which it listens: nobody can take its port."""
-    with socket.create_server(("127.0.0.1", 0), backlog=ranks) as listener:
-        port = listener.getsockname()[1]
-        common = {"HEXAREME_ATTEMPT": token}
-        first = start(overrides, rank_variables(os.environ, 0, ranks, port) | common | {"HEXAREME_LISTENER": str(listener.fileno())})
-    return [first, *(start(overrides, rank_variables(os.environ, rank, ranks, port) | common) for rank in range(1, ranks))]
+@dataclass(frozen=True, kw_only=True)
+class Seats:
+    """The ranks of one machine among all.
+
+    Args:
+        first: number of its first rank.
+        count: its ranks.
+        world_size: of all machines.
+        address, port: where rank 0 listens, as every machine reaches it.
+    """
+
+    first: int
+    count: int
+    world_size: int
+    address: str
+    port: int
 
 
-def rank_variables(variables: Mapping[str, str], rank: int, ranks: int, port: int) -> dict[str, str]:
+def start_ranks(overrides: Sequence[str], seats: Seats, start: StartFunction, *, token: str,
+                listener: socket.socket | None) -> dict[int, int]:
+    """Starts the watchers of one machine: process id -> rank, in the order of ranks.
+
+    Args:
+        overrides, start: as in `attempt`.
+        seats: which ranks.
+        token: of the attempt.
+        listener: rank 0 inherits the socket on which it listens, so nobody can take its port, and it is closed here; None where rank 0
+            is elsewhere.
+    """
+    found = {}
+    for local_rank in range(seats.count):
+        variables = rank_variables(os.environ, seats, local_rank) | {"HEXAREME_ATTEMPT": token}
+        if listener is not None and local_rank == 0:
+            variables["HEXAREME_LISTENER"] = str(listener.fileno())
+        found[start(overrides, variables)] = seats.first + local_rank
+        if listener is not None:
+            listener.close()  # no later rank inherits it: the port ends with rank 0
+            listener = None
+    return found
+
+
+def rank_variables(variables: Mapping[str, str], seats: Seats, local_rank: int) -> dict[str, str]:
     """The environment of one rank, in PyTorch's names; HEXAREME_PARENT lets it notice that we died before it could look."""
     return dict(variables) | {
-        "RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(ranks),
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "HEXAREME_PARENT": str(os.getpid()),
+        "RANK": str(seats.first + local_rank), "WORLD_SIZE": str(seats.world_size), "LOCAL_RANK": str(local_rank),
+        "LOCAL_WORLD_SIZE": str(seats.count), "MASTER_ADDR": seats.address, "MASTER_PORT": str(seats.port),
+        "HEXAREME_PARENT": str(os.getpid()),
     }
 
 
@@ -105,16 +153,18 @@ class Crew:
     """The watchers of one machine: signals go to all of them, and the first failure ends the others.
 
     Args:
-        processes: process ids in the order of ranks, children of this process.
+        processes: process id -> rank, children of this process.
         directory: of the run.
         membership: of this attempt.
+        on_end: called with rank and exit code as soon as a watcher has ended.
     """
 
-    def __init__(self, processes: Sequence[int], directory: Path, *, membership: Membership) -> None:
+    def __init__(self, processes: Mapping[int, int], directory: Path, *, membership: Membership,
+                 on_end: Callable[[int, int], None] = lambda rank, code: None) -> None:
         self.asked: signal.Signals | None = None
         self.spoken: Outcome | None = None  # of a watcher that was killed first
-        self._running = {process: rank for rank, process in enumerate(processes)}
-        self._directory, self._membership = directory, membership
+        self._running = dict(processes)
+        self._directory, self._membership, self._on_end = directory, membership, on_end
         self._deadline: float | None = None
         self._memory = MemoryWatch()
 
@@ -129,8 +179,10 @@ class Crew:
                 self._send(caught)
             for process, status in reap().items():
                 if process in self._running:
+                    rank = self._running.pop(process)
                     codes.append(exit_code(status))
-                    self._after(self._running.pop(process), status)
+                    self._after(rank, status)
+                    self._on_end(rank, exit_code(status))
             if self._deadline is not None and time.monotonic() > self._deadline:
                 self._send(signal.SIGKILL)
         return codes

@@ -13,7 +13,7 @@ import pytest
 from hexareme.launcher import cli
 from hexareme.launcher.commands import evaluate, generate
 from hexareme.launcher.environment import free_port
-from hexareme.launcher.local import rank_variables
+from hexareme.launcher.local import Seats, rank_variables
 
 from .trained import DENSE, EXPERTS, make_corpus, train_tiny
 
@@ -146,7 +146,7 @@ def test_ranks_that_something_else_started_are_used(models: Models) -> None:
     port, output = free_port(), models.folder / "outside.json"
 
     def rank(number: int) -> None:
-        os.environ.update(rank_variables({}, number, 2, port))
+        os.environ.update(rank_variables({}, Seats(first=0, count=2, world_size=2, address="127.0.0.1", port=port), number))
         evaluate.main([f"directory={models.runs['dense']}", *EVALUATE, "parallel.tp=2", f"--local_rank={number}",
                        f"output={output}.{number}"])
 

@@ -1,0 +1,1 @@
+"""Many hosts by ssh: the hostfile, and what starts, watches and ends the ranks on them."""
