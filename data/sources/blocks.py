@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import DataError
@@ -23,10 +23,11 @@ class JsonLines:
 
     def documents(self) -> Iterator[Outcome]:
         """One outcome for each line; a blank one is an empty text."""
-        for number, line in enumerate(_lines(self.data), self.first_line):
-            yield self._document(line, number)
+        # Who has only this iterator does not hold the bytes of a document of 100 MB while its text is worked on.
+        return _documents([self.data], replace(self, data=b""))
 
-    def _document(self, data: bytes | memoryview, number: int) -> Outcome:
+    def document(self, data: bytes | memoryview, number: int) -> Outcome:
+        """Of one line, without its line feed."""
         try:
             if is_large_object(data):
                 record = parse_large(data)
@@ -44,18 +45,18 @@ class JsonLines:
         return from_record(record, self.text_key, self.file, number)
 
 
-def _lines(data: bytes) -> Iterator[bytes | memoryview]:
-    """Lines without their line feeds; those of a large block, which may be one document of 100 MB, are not copied."""
-    if len(data) <= LARGE:
-        lines = data.split(b"\n")
-        yield from lines if lines[-1] else lines[:-1]  # not what follows the last line feed
-        return
-    view, start = memoryview(data), 0
-    while start < len(data):
-        end = data.find(b"\n", start)
-        end = len(data) if end < 0 else end
-        yield view[start:end]
-        start = end + 1
+def _documents(held: list[bytes], block: JsonLines) -> Iterator[Outcome]:
+    """Of bytes that are taken from their holder; a large block ends with its only long line, which is not copied."""
+    data, number = held.pop(), block.first_line
+    border = data.rfind(b"\n", 0, len(data) - 1) + 1 if len(data) > LARGE else len(data)
+    lines = data[:border].split(b"\n")
+    for line in lines if lines[-1] else lines[:-1]:  # not what follows the last line feed
+        yield block.document(line, number)
+        number += 1
+    if border < len(data):
+        last = block.document(memoryview(data)[border : len(data) - data.endswith(b"\n")], number)
+        del data
+        yield last
 
 
 def from_record(record: dict[str, Any], text_key: str, file: str, line: int) -> Outcome:
