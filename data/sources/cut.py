@@ -10,6 +10,7 @@ from .chunk import CHUNK
 # A longer record is a file of another kind (a JSON array on one line, a disk image); holding it could take all memory.
 MOST_RECORD = 1 << 28
 _BLANK_LINE = re.compile(rb"\n[ \t\r]*\n")
+_DOUBLED = re.compile(rb'(?:[^"]+|"")*+')  # possessive, so that nothing is gone back over
 HEAD = 4  # bytes of a piece whose data nobody wants: enough for a byte order mark
 _OVERLAP = 64  # bytes kept of a record that is being dropped: longer than any marker
 
@@ -92,29 +93,54 @@ class BehindBlankLine:
 
 
 class OutsideQuotes:
-    """Rows of separated values end with a line feed behind an even number of quotation marks."""
+    """Rows of separated values end with a line feed that no quoted field holds.
 
-    def __init__(self) -> None:
-        self._counted = self._quotes = 0
+    A field is quoted where it begins with a quotation mark (RFC 4180, and Python's csv); one inside of another field is a character as any.
+    Counting them all would take what follows a single 5" for one endless row.
+
+    Args:
+        delimiter: between fields, one byte.
+    """
+
+    def __init__(self, delimiter: bytes = b",") -> None:
+        self._before_field = delimiter + b"\n"
+        begin = rb"(?:\A|(?<=[\n%s]))" % re.escape(delimiter)
+        # Whole quoted fields, other marks, and all between; it stops before a field whose end is not to be seen.
+        self._skipped = re.compile(rb'(?:[^"]++|%s"(?:[^"]++|"")*+"(?=[^"])|(?!%s)")*+' % (begin, begin))
+        self._at = 0  # up to here it is known what is quoted
+        self._quoted = False
 
     def end(self, buffer: bytearray, start: int) -> int:
         """See `Cutter`."""
-        search = max(start - 1, self._counted)
-        while (found := buffer.find(b"\n", search)) >= 0:
-            self._count(buffer, found)
-            search = found + 1
-            if self._quotes % 2 == 0:
-                return search
-        self._count(buffer, len(buffer))
-        return -1
+        if not self._quoted and self._at < start - 1:
+            skipped = self._skipped.match(buffer, self._at, start - 1)
+            assert skipped
+            self._at = skipped.end()
+        while True:
+            if self._quoted and not self._close(buffer):
+                return -1
+            feed = buffer.find(b"\n", max(start - 1, self._at))
+            mark = buffer.find(b'"', self._at, len(buffer) if feed < 0 else feed)
+            if mark < 0:
+                self._at = feed + 1 if feed >= 0 else len(buffer)
+                return feed + 1 if feed >= 0 else -1
+            self._at = mark + 1
+            self._quoted = mark == 0 or buffer[mark - 1] in self._before_field
 
-    def _count(self, buffer: bytearray, until: int) -> None:
-        self._quotes += buffer.count(b'"', self._counted, until)
-        self._counted = until
+    def _close(self, buffer: bytearray) -> bool:
+        """Goes behind the mark that ends a quoted field; two in a row are one inside of it."""
+        inside = _DOUBLED.match(buffer, self._at)
+        assert inside
+        self._at = inside.end()
+        if self._at + 1 >= len(buffer):
+            return False  # not there yet, or the next byte may double it
+        self._at += 1
+        self._quoted = False
+        return True
 
     def forget(self, count: int) -> None:
         """See `Cutter`."""
-        self._counted = max(0, self._counted - count)
+        self._at = max(0, self._at - count)
 
 
 def pieces(
