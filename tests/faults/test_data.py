@@ -1,18 +1,22 @@
-"""Rows E1 and E4 on real ranks: an id beyond the vocabulary, and a token file that changes while a run reads it."""
+"""Rows E1 and E4 on real ranks: an id beyond the vocabulary, what the check costs, and a token file that changes while a run reads it."""
 
 import os
 import re
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hexareme.core import corpora
 from hexareme.core.engine.overhead import write_random_corpus
+from hexareme.core.trainer import Trainer
+from hexareme.data.samples.windows import Windows
 
 from .planted import replaced
 from .rig import SLACK, Run
+from .warm import go
 
 BAD = 300  # the id, of a vocabulary of 256
 
@@ -48,6 +52,37 @@ def test_e1_an_id_beyond_the_vocabulary_is_the_same_error_at_every_tp(new_run, n
         told.append(found[1])
         assert run.exit_json()["code"] == 3
     assert told[0] == told[1]
+
+
+def timing(trainer: Trainer) -> dict[str, list[float]]:
+    """From now on, for each step of this rank: CPU seconds of the step, those of the check in it, and how many ids that saw."""
+    found: dict[str, list[float]] = {"step": [], "check": [], "ids": []}
+    step, check = trainer.train_one_step, Windows._check_ids
+
+    def timed_step() -> Any:
+        begin = time.process_time()
+        result = step()
+        found["step"].append(time.process_time() - begin)
+        return result
+
+    def timed_check(windows: Windows, files: Any, ids_BW: np.ndarray, *places: np.ndarray) -> None:
+        begin = time.process_time()
+        check(windows, files, ids_BW, *places)
+        found["check"].append(time.process_time() - begin)
+        found["ids"].append(ids_BW.size)
+
+    trainer.train_one_step = timed_step
+    Windows._check_ids = timed_check  # of this process, which ends with the case
+    return found
+
+
+def test_e1_the_check_of_ids_costs_less_than_a_hundredth_of_a_step(new_run):
+    """Of the smallest model that anybody trains, the worst case: the check is by tokens, all else by tokens times parameters."""
+    run: Run = new_run("run", "checkpoint.interval=0", "data.workers=0")  # so that the check lies in the step, whole
+    [found] = go(run, ranks=1, at_once=timing)
+    assert found["ids"] == [4 * 65] * 40  # every id of every step, the last targets as well
+    share = sum(found["check"][2:]) / sum(found["step"][2:])  # the first steps warm up
+    assert 0 < share < 0.01, f"{share:.3%}"
 
 
 def cut(path: Path) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import sysconfig
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ class Told(NoProgress):
         self.notes: list[str] = []
         self.phases: list[tuple[str, int, int]] = []
         self.advanced: dict[str, int] = {}
+        self.results: Counter[str] = Counter()
         self._pause = pause
 
     def phase(self, name: str, total_bytes: int, done_bytes: int = 0) -> None:
@@ -37,6 +39,7 @@ class Told(NoProgress):
     def advance(self, input_bytes: int, documents: int, text_bytes: int) -> None:
         name = self.phases[-1][0]
         self.advanced[name] = self.advanced.get(name, 0) + input_bytes
+        self.results[name] += 1
         time.sleep(self._pause)
 
     def note(self, line: str) -> None:

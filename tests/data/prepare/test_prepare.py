@@ -1,6 +1,7 @@
 """prepare: the same bytes for any number of workers, everything or nothing, and constant memory."""
 
 import gzip
+import hashlib
 import json
 import os
 import signal
@@ -20,7 +21,8 @@ from hexareme.data.tokenizer.tokenizer import load_tokenizer
 from hexareme.data.tokens.token_file import open_corpus
 from sentencepiece import SentencePieceProcessor
 
-from tests.data.prepare.runs import Run
+from tests.data.prepare.runs import Run, Told, contents, write_lines
+from tests.data.prepare.runs import documents as repeated_documents
 
 SMALL = Recipe(vocab_size=500, held_out=0.1)
 
@@ -29,15 +31,6 @@ def documents(count: int, *, size: int = 60) -> list[str]:
     """Slices of the standard library's source, all different."""
     text = (Path(sysconfig.get_path("stdlib")) / "argparse.py").read_text()
     return [f"# document {i}\n" + (text[i * 37 % 50_000 :] * (1 + size // 50_000))[:size] for i in range(count)]
-
-
-def write_lines(file: Path, texts: list[str]) -> Path:
-    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    return file
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def decoded(prepared: Prepared, part: str) -> list[str]:
@@ -79,10 +72,25 @@ def nothing_is_left():
     assert {name for name in set(os.listdir("/dev/shm")) - before if name.startswith("sem.mp-")} == set()
 
 
-def test_any_number_of_workers_writes_the_same(lines, reference, tmp_path):
-    for workers in (2, 3):
-        prepared = prepare([str(lines)], tmp_path / str(workers), SMALL, workers=workers)
-        assert contents(prepared.folder) == contents(reference.folder)
+def test_two_workers_write_the_same(lines, reference, tmp_path):
+    prepared = prepare([str(lines)], tmp_path / "2", SMALL, workers=2)
+    assert contents(prepared.folder) == contents(reference.folder)
+
+
+def test_one_two_and_seven_workers_clean_alike_and_write_the_same(existing, tmp_path):
+    """In eight chunks or more, so that each of seven workers has one; most of each is no text, so that it takes no time."""
+    texts = repeated_documents(800, size=600)
+    file = tmp_path / "a.jsonl"
+    file.write_text("".join(json.dumps({"other": "x" * 10_000, "text": text}) + "\n" for text in texts))
+    found = {}
+    for workers in (1, 2, 7):
+        run, told = Run([str(file)], tmp_path / str(workers), settings(existing), clean=True, workers=workers), Told()
+        run.here(progress=told)
+        assert min(told.results["cleaning"], told.results["tokenizing"]) >= 8
+        found[workers] = {name: hashlib.sha256(content).hexdigest() for name, content in contents(run.output).items()}
+    assert found[1] == found[2] == found[7]
+    assert {"train.bin", "train.idx", "validation.bin", "validation.idx", "clean_report.json"} < found[1].keys()
+    assert json.loads((tmp_path / "7" / "clean_report.json").read_text())["documents_out"] < 800
 
 
 @pytest.mark.parametrize("kind", ["byte_bpe", "sentencepiece_unigram"])
