@@ -8,6 +8,7 @@ from ..conf.errors import Problem
 from ..conf.schema import Config, OptimizerName, Positions, Precision, ScheduleName
 from ..parallel.topology import divisors
 from .batch import nearest_multiples
+from .cluster_rules import cluster_rules
 from .data_rules import objective_rules, ramp_up_rules, stage_rules
 from .expert_rules import expert_rules
 from .layouts import data_degree, layout_problems
@@ -66,10 +67,8 @@ def run_rules(config: Config) -> Iterator[Problem]:
         yield Problem("run.name", name, "must be one plain folder name", "choose letters, digits, - and _")
     if not config.run.directory.strip():
         yield Problem("run.directory", config.run.directory, "is empty", "leave it out for runs/<run.name>")
-    if config.cluster.kind is ClusterKind.local and config.cluster.nodes > 1:
-        yield Problem("cluster.nodes", config.cluster.nodes, "is more than one machine, and cluster=local is this one",
-                      "set cluster.nodes=1, or start launcher/train.py by deepspeed, torchrun or srun, which know many hosts")
-    if config.cluster.kind is not ClusterKind.local:
+    yield from cluster_rules(config)
+    if config.cluster.kind is ClusterKind.ssh:
         yield Problem("cluster.kind", config.cluster.kind, LATER,
                       "use cluster=local, or start launcher/train.py by deepspeed, torchrun or srun, which know many hosts")
 

@@ -8,6 +8,7 @@ from importlib import import_module
 COMMANDS = {
     "prepare": "raw text in, a corpus folder out",
     "train": "pre-training and fine-tuning; resumes by itself",
+    "submit": "a training run as a Slurm job; its status, logs and end",
     "plan": "which rank of a run will hold what, and how much; needs no GPU",
     "prove": "a training config on many layouts against one process",
     "evaluate": "loss and perplexity of a checkpoint on a corpus",

@@ -20,6 +20,11 @@ EXAMPLES = {
         "deepspeed --num_gpus 8 launcher/train.py experiment=gpt2_124m data.train=corpora/mine",
         "hexareme train model=llama_1b data.train=corpora/mine train.steps=1000 batch.global_size=64 batch.micro_size=2 parallel=zero3",
     ),
+    "submit": (
+        "hexareme submit experiment=llama_8b data.train=corpora/mine cluster=slurm cluster.nodes=8 cluster.gpus_per_node=8",
+        "hexareme submit experiment=quickstart data.train=corpora/mine cluster=slurm cluster.time_limit=2:00:00 dry_run=true",
+        "hexareme submit action=status run.directory=runs/llama_8b",
+    ),
     "plan": (
         "hexareme plan experiment=llama_8b parallel.tp=4 parallel.pp=2 parallel.zero=1 ranks=64 cluster.ranks_per_node=8",
         "hexareme plan experiment=quickstart parallel.zero=3 ranks=2",

@@ -1,15 +1,35 @@
 """`hexareme train`: validates the run, then starts its ranks."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
+from ...conf.cluster_schema import ClusterConfig, ClusterKind
 from ...conf.compose import compose
+from ...conf.errors import ConfigError, Problem
 from ..environment import FrontEnd, computes_fp16, read_environment
 from ..outcome import complain
 from ..rank import run_rank
 from ..supervisor import start_supervised
 from ..watch.watcher import main as watch
 from ..watch.watcher import validated
+
+
+def require_submit(cluster: ClusterConfig, variables: Mapping[str, str]) -> None:
+    """The ranks of `cluster=slurm` are started by Slurm, not by this process.
+
+    Args:
+        cluster: of the run.
+        variables: as `os.environ`.
+
+    Raises:
+        ConfigError: with the way to start them.
+    """
+    if cluster.kind is ClusterKind.slurm:
+        inside = f"inside of Slurm job {variables['SLURM_JOB_ID'][:20]}" if "SLURM_JOB_ID" in variables else "outside of Slurm"
+        raise ConfigError([Problem("cluster.kind", cluster.kind, f"is started by Slurm, and this is one process {inside}",
+                                   "write `hexareme submit` in place of `hexareme train`, or inside of an allocation "
+                                   f"`srun --nodes={cluster.nodes} --ntasks-per-node={cluster.ranks_per_node} hexareme train ...`")])
 
 
 def main(overrides: list[str]) -> int:
@@ -24,6 +44,7 @@ def main(overrides: list[str]) -> int:
     try:
         if read_environment(os.environ).front_end is not FrontEnd.python:
             return watch(overrides, run_rank)
+        require_submit(compose("train", overrides).cluster, os.environ)
         ranks = int(compose("train", overrides).cluster.ranks_per_node)
         config = validated(overrides, ranks, fp16=computes_fp16())
     except Exception as error:

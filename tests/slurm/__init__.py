@@ -1,0 +1,1 @@
+"""Slurm: a real one, on hosts of this machine."""
