@@ -11,7 +11,7 @@ from .records import Conversation
 from .refusal import RecordRefusedError
 from .template import ChatTemplate, Message
 
-TOO_LONG = "too_long"
+TOO_LONG = "example_too_long"  # not `too_long`: that is a line too long to be read
 OVERLONG = ("drop", "error", "cut_prompt_start", "cut_prompt_end", "cut_end")
 
 
@@ -58,7 +58,7 @@ class ExampleMaker:
         else:
             ranges = self._found_answers(template, conversation, rendered.text, spans)
         mask = spans.covering(ranges)
-        if not mask.any():
+        if not mask[1:].any():  # nothing comes before the first token, so it is never learned
             raise RecordRefusedError("no_answer")
         return Example(spans.ids, mask, rendered.text)
 
@@ -110,6 +110,7 @@ CAUSES = {  # of refusals that say little by themselves: what to do about them
     "template_rewrites_turns": "the chat template renders earlier turns in another way once later ones follow: put {% generation %} around "
                                "its answers, or set task.loss=last",
     "answer_joins_prompt": "a token lies across the start of an answer: put {% generation %} around the template's answers",
+    TOO_LONG: "raise task.sequence_length, or set task.overlong=drop or one of cut_prompt_start, cut_prompt_end, cut_end",
     "missing_key": "no form of the task: see the keys of `hexareme prepare --help` (messages, prompt and completion, ...)",
 }
 

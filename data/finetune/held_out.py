@@ -1,7 +1,9 @@
 """Which examples are kept for validation: a function of what they say, so equal ones stay together."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from .records import ClassKey, Label, class_key
 
@@ -19,24 +21,25 @@ class HeldOut:
         return "validation" if value < limit else "train"
 
 
-def class_thresholds(texts: Iterable[tuple[int, ClassKey]], fraction: float) -> dict[ClassKey, int]:
+def class_thresholds(hashes: np.ndarray, classes: np.ndarray, fraction: float) -> list[int]:
     """For each class the hash below which that part of its texts lies, to the nearest text.
 
     At least one text of a class with two, and never all of a class: a class that is only tested cannot be learned.
 
     Args:
-        texts: hash and class of each.
+        hashes: uint64 (texts,).
+        classes: int32 (texts,), the class of each; 0, 1 .. each at least once.
         fraction: part to hold out.
     """
-    values: dict[ClassKey, list[int]] = {}
-    for value, key in texts:
-        values.setdefault(key, []).append(value)
-    thresholds = {}
-    for key, found in values.items():
-        found.sort()
-        distinct = sorted(set(found))
-        wanted = min(max(1, round(fraction * len(found))), len(found) - 1)
-        thresholds[key] = found[wanted] if wanted else 0
-        if len(distinct) > 1 and thresholds[key] == distinct[0]:
-            thresholds[key] = distinct[1]
+    order = np.lexsort((hashes, classes))
+    counts = np.bincount(classes)
+    thresholds = []
+    for end, count in zip(np.cumsum(counts).tolist(), counts.tolist(), strict=True):
+        found = hashes[order[end - count : end]]
+        wanted = min(max(1, round(fraction * count)), count - 1)
+        threshold = int(found[wanted]) if wanted else 0
+        second = int(np.searchsorted(found, found[0], "right"))  # the first of another hash
+        if second < count and threshold == found[0]:
+            threshold = int(found[second])
+        thresholds.append(threshold)
     return thresholds

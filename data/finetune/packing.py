@@ -4,8 +4,6 @@ from bisect import bisect_left, insort
 
 import numpy as np
 
-WINDOW_TOKENS = 1 << 24  # examples that are packed together: enough for rows that are all but full, little enough for memory
-
 
 def pack(sizes: np.ndarray, capacity: int) -> list[list[int]]:
     """Which items share a row: best-fit decreasing (Johnson, "Near-optimal bin packing algorithms", MIT 1973), in O(n log n).

@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import DataError
 from ..prepare.tally import Result
@@ -14,26 +15,53 @@ from ..sources.formats import format_by_name
 from ..sources.opening import open_source
 from ..sources.read import read_chunks
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 T = TypeVar("T")
 
 _ROWS = 64  # of a table at a time
 
 
-def task_chunks(sources: Sequence[Source]) -> Iterator[Chunk]:
+class TaskInput:
+    """What a pass over fine-tuning records goes through.
+
+    Args:
+        sources: as `find_sources` gives them.
+    """
+
+    raw = True
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self._sources = sources
+
+    @property
+    def total(self) -> int:
+        """Bytes of all files."""
+        return sum(source.size for source in self._sources)
+
+    def items(self, place: dict[str, Any] | None) -> Iterator[tuple[Chunk, dict[str, Any]]]:
+        """The chunks behind a place, each with the place behind it, plain values; None: from the beginning."""
+        for chunk in task_chunks(self._sources, Place(**place) if place else Place()):
+            yield chunk, asdict(chunk.next)
+
+
+def task_chunks(sources: Sequence[Source], start: Place) -> Iterator[Chunk]:
     """Chunks of about 1 MiB that do not depend on who works on them.
 
     Args:
         sources: as `find_sources` gives them.
+        start: `next` of an earlier chunk; then those behind it.
 
     Raises:
         DataError: a file cannot be read, or is damaged.
     """
-    for source in sources:
+    for number, source in enumerate(sources[start.source :], start.source):
+        begin = replace(start, source=0) if number == start.source else Place()
         kind = source.format or format_by_name(source.path)
-        if kind in ("parquet", "arrow"):
-            yield from _table_chunks(source, kind)
-        else:
-            yield from read_chunks([source], text_key="")
+        chunks = _table_chunks(source, kind, begin) if kind in ("parquet", "arrow") else read_chunks([source], text_key="", start=begin)
+        for chunk in chunks:
+            yield replace(chunk, next=replace(chunk.next, source=number + chunk.next.source))
 
 
 def records(chunk: Chunk, result: Result) -> Iterator[tuple[dict[str, Any], str, int]]:
@@ -94,20 +122,22 @@ def _parsed(data: bytes, then: Callable[[Any], tuple[T | None, str]]) -> tuple[T
     return then(value)
 
 
-def _table_chunks(source: Source, kind: str) -> Iterator[Chunk]:
+def _table_chunks(source: Source, kind: str, begin: Place) -> Iterator[Chunk]:
     """Rows as lines of JSON; what JSON cannot hold (dates, bytes) is spelled out."""
     import pyarrow as pa
 
     try:
-        lines, size, row, read = [], 0, 1, 0
-        for rows, done in _rows(source, kind):
-            lines += [json.dumps(each, default=str).encode() for each in rows]
-            size += sum(map(len, lines[-len(rows) :]))
+        lines: list[bytes] = []
+        size, row, read = 0, begin.offset, begin.consumed
+        for rows, done in _rows(source, kind, begin.offset):
+            new = [json.dumps(each, default=str).encode() for each in rows]
+            lines += new
+            size += sum(map(len, new))
             if size >= CHUNK:
-                yield Chunk([JsonLines(source.path, row, b"\n".join(lines), "")], done - read, Place(), size)
-                row, read = row + len(lines), done
-                lines, size = [], 0
-        yield Chunk([JsonLines(source.path, row, b"\n".join(lines), "")] if lines else [], source.size - read, Place(), size)
+                behind = row + len(lines)
+                yield _lines_chunk(source.path, row, lines, done - read, Place(0, behind, behind + 1, consumed=done))
+                lines, size, row, read = [], 0, behind, done
+        yield _lines_chunk(source.path, row, lines, source.size - read, Place(1))
     except pa.ArrowException as error:
         message = f"{source.path} is no {kind.capitalize()} file, or damaged: {error}"
         raise DataError(message, do="copy the file again from its source", file=source.path) from error
@@ -116,23 +146,44 @@ def _table_chunks(source: Source, kind: str) -> Iterator[Chunk]:
         raise DataError(f"{source.path} cannot be read: {error.strerror or error}", do=do, file=source.path) from error
 
 
-def _rows(source: Source, kind: str) -> Iterator[tuple[list[dict[str, Any]], int]]:
-    """(rows, about how many bytes of the file were read)."""
-    import pyarrow as pa
+def _lines_chunk(path: str, row: int, lines: Sequence[bytes], read: int, behind: Place) -> Chunk:
+    blocks = [JsonLines(path, row + 1, b"\n".join(lines), "")] if lines else []
+    return Chunk(blocks, read, behind, sum(map(len, lines)))
+
+
+def _rows(source: Source, kind: str, start: int) -> Iterator[tuple[list[dict[str, Any]], int]]:
+    """(rows, about how many bytes of the file were read) behind the first `start` rows."""
+    for first, batch, done in _parquet_batches(source, start) if kind == "parquet" else _arrow_batches(source, start):
+        skipped = max(0, start - first)
+        if skipped < len(batch):
+            yield batch.slice(skipped).to_pylist(), done
+
+
+def _parquet_batches(source: Source, start: int) -> Iterator[tuple[int, "pa.RecordBatch", int]]:
+    """(number of the first row, rows, bytes); row groups that end before `start` are not read."""
     import pyarrow.parquet as pq
 
-    if kind == "parquet":
-        with open_source(source) as raw, pq.ParquetFile(raw, memory_map=False, pre_buffer=False) as file:
-            seen, total = 0, max(1, file.metadata.num_rows)
-            for batch in file.iter_batches(batch_size=_ROWS, use_threads=False):
-                seen += len(batch)
-                yield batch.to_pylist(), source.size * seen // total
-        return
+    with open_source(source) as raw, pq.ParquetFile(raw, memory_map=False, pre_buffer=False) as file:
+        first, total = 0, max(1, file.metadata.num_rows)
+        for group in range(file.num_row_groups):
+            behind = first + file.metadata.row_group(group).num_rows
+            if behind > start:
+                for batch in file.iter_batches(batch_size=_ROWS, row_groups=[group], use_threads=False):
+                    yield first, batch, source.size * (first + len(batch)) // total
+                    first += len(batch)
+            first = behind
+
+
+def _arrow_batches(source: Source, start: int) -> Iterator[tuple[int, "pa.RecordBatch", int]]:
+    """The same for Arrow IPC, files and streams."""
+    import pyarrow as pa
+
     with open_source(source) as raw:
         stream = raw.read(6) != b"ARROW1"
         raw.seek(0)
         with pa.ipc.open_stream(raw) if stream else pa.ipc.open_file(raw) as reader:
-            batches = iter(reader) if stream else (reader.get_batch(i) for i in range(reader.num_record_batches))
+            batches, first = iter(reader) if stream else (reader.get_batch(i) for i in range(reader.num_record_batches)), 0
             for batch in batches:
-                for start in range(0, len(batch), _ROWS):
-                    yield batch.slice(start, _ROWS).to_pylist(), min(source.size, raw.tell())
+                for at in range(0, len(batch), _ROWS):
+                    yield first + at, batch.slice(at, _ROWS), min(source.size, raw.tell())
+                first += len(batch)

@@ -22,12 +22,12 @@ Fates = dict[str, int]  # how many examples were "cut", how many "dropped" for t
 
 @dataclass
 class Examples:
-    """Examples end to end: ids and mask (tokens,), lengths (documents,), labels where there are classes."""
+    """Examples end to end: ids and mask (tokens,), lengths (documents,), classes where there are any."""
 
     ids: np.ndarray
     mask: np.ndarray
     lengths: np.ndarray
-    labels: list[Label]
+    labels: list[ClassKey]
 
 
 @dataclass
@@ -86,7 +86,7 @@ class ExampleTask:
 
     def __call__(self, chunk: Chunk) -> Made:
         made = Made(read=chunk.read)
-        parts: dict[str, tuple[list[Example], list[Label]]] = {"train": ([], []), "validation": ([], [])}
+        parts: dict[str, tuple[list[Example], list[ClassKey]]] = {"train": ([], []), "validation": ([], [])}
         for record, file, line in records(chunk, made):
             try:
                 examples, label, value = make(record, self._maker, self._recipe)
@@ -101,7 +101,7 @@ class ExampleTask:
             made.tally.document(sum(len(example.text.encode()) for example in kept), value)
             part = parts[self._held_out.part(value, label)]
             part[0].extend(kept)
-            part[1].extend([] if label is None else [label])
+            part[1].extend([] if label is None else [class_key(label)])
         made.parts = {name: self._joined(*found) for name, found in parts.items()}
         return made
 
@@ -110,7 +110,7 @@ class ExampleTask:
         """Tokens of an example: where the next token is learned, the last one is no input."""
         return self._recipe.sequence_length + (self._recipe.kind != "classification")
 
-    def _joined(self, examples: list[Example], labels: list[Label]) -> Examples:
+    def _joined(self, examples: list[Example], labels: list[ClassKey]) -> Examples:
         nothing = np.empty(0, dtype=np.int64)
         ids = np.concatenate([nothing, *(example.ids for example in examples)]).astype(self._dtype)
         mask = np.concatenate([nothing, *(example.mask for example in examples)]).astype(np.uint8)

@@ -13,9 +13,15 @@ import numpy as np
 from ..sources.chunk import CHUNK, Chunk, Place
 from ..sources.find import Source
 from ..sources.read import read_chunks
-from .store import Frame, read_frames
+from .store import read_frames
 
-Item = Chunk | Frame
+
+class Item(Protocol):
+    """Work for one worker: a chunk, a frame of the store, ..."""
+
+    @property
+    def read(self) -> int:
+        """How many bytes of the input it stands for."""
 
 
 class Input(Protocol):
