@@ -1,4 +1,4 @@
-"""The hostfile: a line `host slots=n` for each host, or for a range of hosts. Strict, because what it names becomes a word of ssh's command.
+"""The hostfile: a line `host slots=n` for each host, or for a range of hosts. Strict, because a name becomes a word of ssh's command.
 
     # comment
     login-2       slots=8
