@@ -63,22 +63,35 @@ def compression_by_start(start: bytes) -> str:
     return next((compression for magic, compression in MAGIC.items() if start.startswith(magic)), "")
 
 
-def format_by_start(start: bytes, name: str) -> str:
-    """What the first (decompressed) bytes tell; plain text if nothing."""
+def format_by_start(start: bytes, name: str, *, whole: bool) -> str:
+    """What the first (decompressed) bytes tell; plain text if nothing.
+
+    Args:
+        start: these bytes.
+        name: of the file.
+        whole: no more are to be had.
+
+    Returns:
+        A format, or "": more bytes are needed.
+    """
     trimmed = start.removeprefix(_BOM).lstrip()
     if inner_suffix(name) == ".json":
-        first, feed, _ = trimmed.partition(b"\n")
-        one_value = trimmed.startswith(b"[") or (feed and first.rstrip().endswith((b"{", b",", b"[")))
-        return "json" if one_value else "jsonl"
+        return _json_format(trimmed, whole=whole) if not trimmed or trimmed.startswith(b"{") else "json"
     known = next((kind for magic, kind in _BY_START.items() if trimmed.startswith(magic)), "")
-    if known == "jsonl" and not _object_line(trimmed):
-        return "text"
+    if known == "jsonl":
+        # A brace may begin many things; only an object that ends on its line is JSON.
+        line, feed, _ = trimmed.partition(b"\n")
+        return "text" if feed and not line.rstrip().endswith(b"}") else _json_format(trimmed, whole=whole)
     if known:
         return known
     return "html" if trimmed[:100].lower().startswith((b"<!doctype html", b"<html")) else "text"
 
 
-def _object_line(start: bytes) -> bool:
-    """A brace may begin many things; only an object that ends on its line is a line of JSON."""
-    line, feed, _ = start.partition(b"\n")
-    return not feed or line.rstrip().endswith(b"}")
+def _json_format(start: bytes, *, whole: bool) -> str:
+    """Whether an object is the first of many lines, or a file for itself, as settings are; "": its line goes on behind `start`."""
+    first, _, rest = start.partition(b"\n")
+    rest = rest.lstrip()
+    if not rest:
+        return "" if not whole else "json" if first else "jsonl"
+    # Behind a line that ends with a brace an object would go on with one of these.
+    return "jsonl" if first.rstrip().endswith(b"}") and rest[:1] not in (b"}", b"]", b",") else "json"

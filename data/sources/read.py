@@ -14,8 +14,9 @@ from .chunk import CHUNK, Block, Chunk, Place
 from .cut import Behind, BehindBlankLine, Cutter, Never, OutsideQuotes, pieces
 from .decompress import Stream
 from .formats import compression_by_start, compression_of, format_by_name, format_by_start
+from .line_borders import line_pieces
 from .opening import is_remote, open_source
-from .separated import Rows, check_columns, columns
+from .separated import Rows, text_column
 from .source import Source
 from .tables import arrow_blocks, parquet_blocks
 from .warc import WarcCutter, WarcRecords, count_records
@@ -25,6 +26,7 @@ _BOM = b"\xef\xbb\xbf"
 _START = 4096  # bytes that are looked at to tell a format
 _WHOLE = 1 << 27  # bytes; a longer text is cut behind a line into several documents, or it would take all memory
 _SLICE = 1 << 16  # bytes; a smaller file is sent to a worker as quickly as it opens it
+_LINE = 1 << 20  # bytes that are looked at where a first line of JSON is long
 _MAGIC = 16
 _HEADER = 1 << 18  # of a Wikipedia dump, or the first row of a table
 
@@ -86,7 +88,10 @@ def _format(source: Source) -> tuple[str, str]:
     if kind:
         return compression, kind
     start = _head(source, compression, _START)
-    kind = format_by_start(start, source.path)
+    kind = format_by_start(start, source.path, whole=len(start) < _START)
+    if not kind:  # a long first line of JSON
+        longer = _head(source, compression, _LINE)
+        kind = format_by_start(longer, source.path, whole=len(longer) < _LINE) or "jsonl"
     # What is found in a folder and says nothing of itself may be a program; looked at as code, it is left out.
     return compression, "code" if kind == "text" and b"\0" in start and not source.named else kind
 
@@ -127,9 +132,7 @@ def _form(source: Source, compression: str, kind: str, text_key: str) -> _Form:
         return _Form(partial(Pages, site=site), partial(Behind, PAGE_END), count=count_pages)
     if kind in ("csv", "tsv"):
         delimiter = "," if kind == "csv" else "\t"
-        names = columns(_head(source, compression, _HEADER), delimiter)
-        check_columns(names, source.path, text_key)
-        column = names.index(text_key) if names else 0
+        column = text_column(_head(source, compression, _HEADER), delimiter, source.path, text_key)
         return _Form(partial(Rows, delimiter=delimiter, column=column), OutsideQuotes if kind == "csv" else Behind)
     if kind == "code" and not source.named:
         return _Form(CodeFile, least=_WHOLE, one=True)
@@ -144,7 +147,8 @@ def _records(source: Source, stream: Stream, form: _Form, place: Place, size: in
     """The records of what is one stream of bytes; `stays`: they lie in the file as they are, and workers can read them there."""
     offset, line, path = place.offset, place.line, source.path
     begun = bool(offset)
-    for piece in pieces(stream.pieces(), form.cutter, least=form.least or size, keep=not stays):
+    cut = line_pieces if stays and form.cutter is Behind else partial(pieces, make=form.cutter, keep=not stays)
+    for piece in cut(stream.pieces(), least=form.least or size):
         mark = len(_BOM) if not begun and piece.data.startswith(_BOM) else 0
         begun = True
         block: Block

@@ -10,20 +10,27 @@ from .cut import MOST_RECORD
 from .document import Outcome, Rejected, checked
 
 
-def columns(head: bytes, delimiter: str) -> list[str]:
-    """The names in the first row."""
-    return next(_reader(_lines(head.removeprefix(b"\xef\xbb\xbf")), delimiter), [])
+def text_column(head: bytes, delimiter: str, path: str, text_key: str) -> int:
+    """Number of the column of the text.
 
-
-def check_columns(names: list[str], path: str, text_key: str) -> None:
-    """Refuses a file without a column of that name.
+    Args:
+        head: bytes from the beginning of the file, at least the first row; none of an empty file.
+        delimiter: between fields.
+        path: of the file.
+        text_key: name of the column.
 
     Raises:
-        DataError: it is not there.
+        DataError: it is not there, or the first row is none.
     """
+    try:
+        names = next(_reader(_lines(head.removeprefix(b"\xef\xbb\xbf")), delimiter), [])
+    except csv.Error as error:
+        message = f"{path} does not begin with a row of column names: {error}"
+        raise DataError(message, do="let its rows end with line feeds, and name the columns in the first one", file=path) from error
     if names and text_key not in names:
         message = f"{path} has no column {text_key}; its columns are {', '.join(names)[:200]}"
         raise DataError(message, do="set text_key= to the column of the text", file=path)
+    return names.index(text_key) if names else 0
 
 
 @dataclass(frozen=True)

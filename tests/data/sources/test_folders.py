@@ -111,6 +111,20 @@ def test_code_that_people_wrote(tmp_path):
     assert [len(document.text) for document in named.documents] == [len(files["lib/gen.go"]), 4006, 1]
 
 
+def test_settings_in_json_among_code_are_no_bad_records(tmp_path):
+    long = json.dumps({"name": "a word " * 2000})
+    files = {"package.json": '{"name": "x"}\n', "tsconfig.json": '// ours\n{\n "a": 1\n}\n', "odd.json": '{ "a": {"b": 1}\n}', "long.json": long,
+             "app.map": '{"version": 3}', "one.json": '"text"', "with_key.json": '{"text": "a document"}', "none.json": "",
+             "lines.json": f'{long}\n{{"text": "of lines"}}\n', "long_lines": '{"text": "also"}\n{"text": "of lines"}'}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    result = read(tmp_path)
+    assert [(Path(each.file).name, each.line, each.cause) for each in result.rejects] == [("lines.json", 1, "missing_key")]
+    kinds = {Path(each.file).name: each.kind for each in result.documents}
+    assert [name for name, kind in kinds.items() if kind == "text"] == ["lines.json", "long_lines", "with_key.json"]
+    assert result.skipped == {"minified": 1}
+
+
 def test_json_in_one_value(tmp_path):
     objects = [{"text": text} for text in TEXTS]
     (tmp_path / "array.json").write_text(json.dumps(objects))
@@ -141,6 +155,9 @@ def test_separated_values(tmp_path):
     with pytest.raises(DataError, match="no column text; its columns are other, number"):
         (tmp_path / "d.csv").write_text("other,number\n1,2\n")
         read(tmp_path / "d.csv")
+    with pytest.raises(DataError, match="does not begin with a row of column names"):
+        (tmp_path / "e.csv").write_bytes(b"id,text\r1,lines of an old Macintosh\r")
+        read(tmp_path / "e.csv")
 
 
 def test_entries_with_settings(tmp_path):
