@@ -14,6 +14,7 @@ from .chunk import CHUNK, Block, Chunk, Place
 from .cut import Behind, BehindBlankLine, Cutter, Never, OutsideQuotes, pieces
 from .decompress import Stream
 from .formats import compression_by_start, compression_of, format_by_name, format_by_start
+from .line_borders import line_pieces
 from .opening import is_remote, open_source
 from .separated import Rows, text_column
 from .source import Source
@@ -146,7 +147,8 @@ def _records(source: Source, stream: Stream, form: _Form, place: Place, size: in
     """The records of what is one stream of bytes; `stays`: they lie in the file as they are, and workers can read them there."""
     offset, line, path = place.offset, place.line, source.path
     begun = bool(offset)
-    for piece in pieces(stream.pieces(), form.cutter, least=form.least or size, keep=not stays):
+    cut = line_pieces if stays and form.cutter is Behind else partial(pieces, make=form.cutter, keep=not stays)
+    for piece in cut(stream.pieces(), least=form.least or size):
         mark = len(_BOM) if not begun and piece.data.startswith(_BOM) else 0
         begun = True
         block: Block

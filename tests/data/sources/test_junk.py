@@ -135,10 +135,10 @@ def test_a_document_of_100_mb_in_bounded_memory(tmp_path, name):
 
 def test_a_record_that_is_too_long_to_keep(tmp_path, monkeypatch):
     """Not a 256 MiB one, but the same path."""
-    from hexareme.data.sources import cut
+    from hexareme.data.sources import line_borders
     from hexareme.data.sources import read as module
 
-    monkeypatch.setattr(module, "pieces", partial(cut.pieces, most=5000))
+    monkeypatch.setattr(module, "line_pieces", partial(line_borders.line_pieces, most=5000))
     lines = json_lines(TEXTS).splitlines()
     lines[9:9] = [b'{"text": "' + b"x" * 3_000_000 + b'"}']
     file = Path(tmp_path / "a.jsonl")
