@@ -11,6 +11,7 @@ from ..sources.chunk import Block
 from ..sources.document import Document
 from ..sources.find import find_sources
 from ..sources.read import read_chunks
+from ..sources.source import Source
 
 _ROWS = 1024  # of a table at once
 
@@ -25,13 +26,26 @@ def evaluation_texts(file: str, keys: Sequence[str] = ()) -> Iterator[str]:
     Raises:
         DataError: it cannot be read, or is no text.
     """
-    for source in find_sources([file]).sources:
+    for source in evaluation_sources(file):
         if PurePath(source.path).suffix == ".parquet":
             yield from _table_texts(source.path, keys)
             continue
         for chunk in read_chunks([source], text_key="text"):
             for block in chunk.blocks:
                 yield from _block_texts(block.opened() if isinstance(block, FileSlice) else block, keys)
+
+
+def evaluation_sources(file: str) -> list[Source]:
+    """The files that an entry names; see `evaluation_texts`.
+
+    Raises:
+        DataError: there is none.
+    """
+    try:
+        return find_sources([file]).sources
+    except DataError as error:
+        message = f"clean.decontamination.files: {str(error).removeprefix('input=')}"
+        raise DataError(message, do=error.do, file=error.file) from error
 
 
 def _block_texts(block: Block, keys: Sequence[str]) -> Iterator[str]:

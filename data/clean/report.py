@@ -167,8 +167,9 @@ class CleanReport:
     def write(self, folder: Path) -> None:
         """Writes `clean_report.json`, and `clean_report.html` beside it for people."""
         state = self.state()
-        (folder / "clean_report.json").write_text(json.dumps(state, indent=1) + "\n")
-        (folder / "clean_report.html").write_text(page(state))
+        (folder / "clean_report.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
+        # names of files may hold bytes that are no UTF-8
+        (folder / "clean_report.html").write_text(page(state), encoding="utf-8", errors="backslashreplace")
 
     def _keep(self, examples: list[Example], document: Source, detail: str, texts: tuple[str, str]) -> None:
         if not self.examples:

@@ -59,7 +59,7 @@ def vocabulary_of(path: str) -> Vocabulary:
     special: dict[str, int] = {}
     if file.is_file():
         try:
-            special = {str(name): int(number) for name, number in json.loads(file.read_text())["special_tokens"].items()}
+            special = {str(name): int(number) for name, number in json.loads(file.read_text(encoding="utf-8"))["special_tokens"].items()}
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise DataError(f"{file} cannot be read: {error!r}", do="prepare the corpus again", file=file) from error
     return Vocabulary(path=path, size=tokenizer.vocab_size, end_of_document=tokenizer.end_of_document, special_tokens=special)

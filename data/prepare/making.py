@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from ..clean.report import CleanReport
+from ..errors import DataError
 from ..sources.find import Source, find_sources
 from ..tokens.description import FILE_NAME, CorpusDescription, parse_description
 from .corpus_folder import REJECTS, REPORTS, SPOOL, STAGING, commit, locked, movable, write_record
@@ -40,10 +41,14 @@ def own_folder(folder: Path) -> Iterator[None]:
     """The output folder, for this process alone; gone again if it is new and stays empty.
 
     Raises:
-        DataError: another one is at work there.
+        DataError: another one is at work there, or it cannot be made.
     """
     new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        message = f"output={folder} cannot be made a folder: {error.strerror}"
+        raise DataError(message, do="choose another output, or mend the path and its permissions", file=folder) from error
     with locked(folder):
         try:
             yield

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..clean.evaluation_sets import evaluation_sources
+from ..clean.needs import need_file
 from ..clean.report import CleanReport
 from ..sources.find import Source, file_source
 from ..tokenizer.tokenizer import TRAINED_KINDS, model_file
@@ -90,8 +92,13 @@ def prepare(
 
 
 def _also_read(recipe: Recipe) -> list[Source]:
-    """Files besides the input that decide the corpus."""
-    files = list(recipe.clean.files)
+    """Files besides the input that decide the corpus.
+
+    Raises:
+        DataError: one is missing.
+    """
+    sets = recipe.clean.decontamination.files
+    files = [need_file(os.path.expanduser(file), "clean's file") for file in recipe.clean.files if file not in sets]
     if recipe.tokenizer_kind not in TRAINED_KINDS:
-        files.append(str(model_file(Path(recipe.tokenizer_path).expanduser())))
-    return [file_source(Path(file).expanduser()) for file in files]
+        files.append(model_file(Path(recipe.tokenizer_path).expanduser()))
+    return [*(file_source(file) for file in files), *(source for file in sets for source in evaluation_sources(file))]

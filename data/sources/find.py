@@ -97,20 +97,38 @@ def _local(entry: Entry, path: str, counts: Counter[str]) -> Iterator[Source]:
         return
     files = [path] if os.path.isfile(path) else sorted(match for match in glob.glob(path, recursive=True) if os.path.isfile(match))
     if not files:
-        nothing = f"input={entry.path} matches no file" if glob.has_magic(path) else f"input={entry.path} does not exist"
-        raise DataError(nothing, do=_WAY, file=path)
+        raise _no_file(entry, path)
     yield from (file_source(file, entry) for file in files)
 
 
+def _no_file(entry: Entry, path: str) -> DataError:
+    if glob.has_magic(path):
+        folders = ", only folders" if glob.glob(path, recursive=True) else ""
+        return DataError(f"input={entry.path} matches no file{folders}", do=_WAY, file=path)
+    if os.path.exists(path):  # a pipe may be named, as by <(zcat a.gz)
+        way = "take input=- for what comes through a pipe: zcat a.gz | hexareme prepare input=- ..."
+        return DataError(f"input={entry.path} is no regular file", do=way, file=path)
+    broken = ", it is a link to nothing" if os.path.islink(path) else ""
+    return DataError(f"input={entry.path} does not exist{broken}", do=_WAY, file=path)
+
+
 def _below(folder: str, counts: Counter[str]) -> list[str]:
-    """All files below a folder, sorted, but hidden ones and those in hidden folders, such as .git."""
+    """All files below a folder, sorted, but hidden ones and those in hidden folders, such as .git; links to folders are not followed."""
     files = []
-    for where, folders, names in os.walk(folder):
+    for where, folders, names in os.walk(folder, onerror=_unreadable):
         shown = [name for name in folders if not name.startswith(".")]
         counts["hidden"] += len(folders) - len(shown) + sum(name.startswith(".") for name in names)
+        counts["linked folders"] += sum(os.path.islink(os.path.join(where, name)) for name in shown)
         folders[:] = shown
         files += [os.path.join(where, name) for name in names if not name.startswith(".")]
-    return sorted(filter(os.path.isfile, files))
+    kept = sorted(filter(os.path.isfile, files))
+    counts["links to nothing, pipes and devices"] += len(files) - len(kept)
+    return kept
+
+
+def _unreadable(error: OSError) -> None:
+    """What cannot be listed must not be missing from a corpus in silence."""
+    raise DataError(f"{error.filename} cannot be listed: {error.strerror}", do="check its permissions", file=error.filename) from error
 
 
 def selected(files: Sequence[str], root: str, forced: str, counts: Counter[str]) -> Iterator[str]:

@@ -23,7 +23,7 @@ def text_column(head: bytes, delimiter: str, path: str, text_key: str) -> int:
         DataError: it is not there, or the first row is none.
     """
     try:
-        names = next(_reader(_lines(head.removeprefix(b"\xef\xbb\xbf")), delimiter), [])
+        names: list[str] = next(_reader(_lines(head.removeprefix(b"\xef\xbb\xbf")), delimiter), [])
     except csv.Error as error:
         message = f"{path} does not begin with a row of column names: {error}"
         raise DataError(message, do="let its rows end with line feeds, and name the columns in the first one", file=path) from error

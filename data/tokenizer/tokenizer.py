@@ -130,7 +130,7 @@ def save_tokenizer(folder: Path, *, kind: str, model: bytes, end_of_document: in
     }
     folder.mkdir(parents=True)
     (folder / file).write_bytes(model)
-    (folder / DESCRIPTION).write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n")
+    (folder / DESCRIPTION).write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return tokenizer
 
 
@@ -197,7 +197,7 @@ def _read(kind: str, path: Path) -> tuple[str, bytes, int, Tokenizer]:
 def _described(file: Path, model: bytes) -> tuple[str, Tokenizer] | None:
     """Kind and tokenizer, where the description beside a model file is about that file."""
     description = file.parent / DESCRIPTION
-    said: dict[str, Any] = json.loads(description.read_text()) if description.is_file() else {}
+    said: dict[str, Any] = json.loads(description.read_text(encoding="utf-8")) if description.is_file() else {}
     if said.get("file") != file.name:
         return None
     if said["kind"] not in KINDS:
@@ -230,7 +230,7 @@ def _huggingface_end(model: bytes, file: Path) -> int | None:
     settings = file.parent / "tokenizer_config.json"
     named: list[str] = []
     if settings.is_file():
-        token = json.loads(settings.read_text()).get("eos_token")
+        token = json.loads(settings.read_text(encoding="utf-8")).get("eos_token")
         named = [token["content"] if isinstance(token, dict) else token] if token else []
     ids = (tokenizer.token_to_id(piece) for piece in (*named, *_KNOWN_ENDS))
     return next((i for i in ids if i is not None), None)

@@ -113,9 +113,9 @@ def test_code_that_people_wrote(tmp_path):
 
 def test_settings_in_json_among_code_are_no_bad_records(tmp_path):
     long = json.dumps({"name": "a word " * 2000})
-    files = {"package.json": '{"name": "x"}\n', "tsconfig.json": '// ours\n{\n "a": 1\n}\n', "odd.json": '{ "a": {"b": 1}\n}', "long.json": long,
-             "app.map": '{"version": 3}', "one.json": '"text"', "with_key.json": '{"text": "a document"}', "none.json": "",
-             "lines.json": f'{long}\n{{"text": "of lines"}}\n', "long_lines": '{"text": "also"}\n{"text": "of lines"}'}
+    files = {"package.json": '{"name": "x"}\n', "tsconfig.json": '// ours\n{\n "a": 1\n}\n', "odd.json": '{ "a": {"b": 1}\n}',
+             "long.json": long, "app.map": '{"version": 3}', "one.json": '"text"', "with_key.json": '{"text": "a document"}',
+             "none.json": "", "lines.json": f'{long}\n{{"text": "of lines"}}\n', "long_lines": '{"text": "also"}\n{"text": "of lines"}'}
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     result = read(tmp_path)
@@ -123,6 +123,34 @@ def test_settings_in_json_among_code_are_no_bad_records(tmp_path):
     kinds = {Path(each.file).name: each.kind for each in result.documents}
     assert [name for name, kind in kinds.items() if kind == "text"] == ["lines.json", "long_lines", "with_key.json"]
     assert result.skipped == {"minified": 1}
+
+
+def test_what_a_folder_does_not_give_is_counted_or_refused(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "far.txt").write_text("far")
+    folder = tmp_path / "folder"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "a.txt").write_text("a")
+    (folder / "linked.txt").symlink_to(tmp_path / "elsewhere" / "far.txt")
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    (folder / "broken.txt").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(folder / "pipe")
+    found = find_sources([str(folder)])
+    assert [Path(source.path).name for source in found.sources] == ["a.txt", "linked.txt"]
+    assert found.left_out == {"linked folders": 1, "links to nothing, pipes and devices": 2}
+    for name, why in {"pipe": "is no regular file", "broken.txt": "it is a link to nothing", "s*": "matches no file, only folders"}.items():
+        with pytest.raises(DataError, match=why):
+            find_sources([str(folder / name)])
+    scan = os.scandir
+
+    def closed(path):
+        if str(path).endswith("sub"):
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", closed)  # root may read everything
+    with pytest.raises(DataError, match=r"sub cannot be listed: Permission denied"):
+        find_sources([str(folder)])
 
 
 def test_json_in_one_value(tmp_path):
