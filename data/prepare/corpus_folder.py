@@ -13,7 +13,7 @@ import xxhash
 
 from ..errors import DataError
 from ..sources.find import Source
-from ..tokens.description import FILE_NAME, CorpusDescription, read_description, write_description
+from ..tokens.description import FILE_NAME, SOURCES, CorpusDescription, described_files, read_description, write_description
 
 RECORD = "prepare.json"
 REJECTS = "rejects.jsonl"
@@ -24,7 +24,7 @@ REPORTS = ("clean_report.json", "clean_report.html")
 
 # What a corpus folder may hold besides corpus.json: token files, arrays beside them, and the rest.
 _TOKEN_FILES = tuple(f"{part}.{pattern}" for part in PARTS for pattern in ("bin", "idx", "*.bin"))
-_OTHERS = ("tokenizer", REJECTS, RECORD, *REPORTS)
+_OTHERS = ("tokenizer", SOURCES, REJECTS, RECORD, *REPORTS)
 
 
 @contextmanager
@@ -89,11 +89,9 @@ def finished(folder: Path, record: Mapping[str, Any], *, overwrite: bool) -> tup
     if overwrite:
         return None
     description = read_description(folder)
-    for name, part in description.parts.items():
-        arrays = [(f"{name}.{array}.bin", entry.file.size) for array, entry in part.arrays.items()]
-        for file, size in ((f"{name}.bin", part.bin.size), (f"{name}.idx", part.idx.size), *arrays):
-            if not (folder / file).is_file() or (folder / file).stat().st_size != size:
-                raise DataError(f"the corpus at {folder} is damaged: {file} is missing or has another size", do=way, file=folder / file)
+    for file, entry in described_files(description):
+        if not (folder / file).is_file() or (folder / file).stat().st_size != entry.size:
+            raise DataError(f"the corpus at {folder} is damaged: {file} is missing or has another size", do=way, file=folder / file)
     try:
         there = json.loads((folder / RECORD).read_text())
         old, new = flat(there["made_of"]), flat(record)

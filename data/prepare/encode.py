@@ -52,9 +52,18 @@ class Ids:
 
 @dataclass
 class Encoded(Result):
-    """The documents of a chunk by part; `removed`: what duplicates take out of the report of the cleaning."""
+    """The documents of a chunk by part.
+
+    Args:
+        parts: their ids.
+        files: the raw files that they came from, in the order in which they were read.
+        origins: of each part int64 (documents, 2): number in `files`, and line.
+        removed: what duplicates take out of the report of the cleaning.
+    """
 
     parts: dict[str, Ids] = field(default_factory=dict)
+    files: list[str] = field(default_factory=list)
+    origins: dict[str, np.ndarray] = field(default_factory=dict)
     removed: CleanReport | None = None
 
 
@@ -142,8 +151,14 @@ class EncodeTask:
         removed = self._report.blank() if self._report else None
         encoded = Encoded(read=chunk.read, removed=removed)
         parts: dict[str, list[str]] = {"train": [], "validation": []}
+        origins: dict[str, list[tuple[int, int]]] = {name: [] for name in parts}
+        files: dict[str, int] = {}
         for document in documents(chunk, encoded, removed):
-            parts["validation" if document.hash < self._threshold else "train"].append(document.text)
+            name = "validation" if document.hash < self._threshold else "train"
+            parts[name].append(document.text)
+            origins[name].append((files.setdefault(document.file, len(files)), document.line))
+        encoded.files = list(files)
+        encoded.origins = {name: np.array(found, dtype=np.int64).reshape(-1, 2) for name, found in origins.items()}
         encoded.parts = {name: encode_documents(self._tokenizer, texts, self._dtype) for name, texts in parts.items()}
         return encoded
 

@@ -16,9 +16,10 @@ import xxhash
 from ..tokens.description import write_atomically
 
 FILE = "journal.json"
-FORMAT = 1  # of the journal and of everything else in the staging folder: raise it with any change
+FORMAT = 2  # of the journal and of everything else in the staging folder: raise it with any change
 # What decides ids and texts besides the recipe: half a corpus of one version and half of another would be a third.
-_DECIDING = ("sentencepiece", "tokenizers", "tiktoken", "datatrove", "trafilatura", "ftfy", "py3langid", "fasttext", "mwparserfromhell")
+_DECIDING = ("sentencepiece", "tokenizers", "tiktoken", "datatrove", "trafilatura", "ftfy", "py3langid", "fasttext", "mwparserfromhell",
+             "jinja2")
 
 
 class StagingDamaged(Exception):

@@ -89,7 +89,8 @@ class Preparation:
         tally = Tally(**encoded["tally"])
         if not all(part["documents"] for part in encoded["parts"].values()):
             raise self._one_sided(tally)
-        description = parse_description({"version": 1, "tokenizer": tokenizer["described"], "parts": encoded["parts"]})
+        made = {"parts": encoded["parts"], "sources": encoded["sources"]}
+        description = parse_description({"version": 1, "tokenizer": tokenizer["described"], **made})
         if not self._cleaned:
             return Outcome(description, tally, None)
         report = CleanReport.restore(self._cleaned["report"])

@@ -6,7 +6,7 @@ Each sink is made from the state that an earlier one gave, and then goes on ther
 import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from ..clean.report import CleanReport
 from ..errors import DataError
+from ..tokens.raw_origins import RawOriginWriter
 from ..tokens.writer import TokenFileWriter, WriterPosition
 from .encode import Cleaned, Encoded, ReportShape, Sampled
 from .journal import StagingDamaged
@@ -138,7 +139,7 @@ def read_sample(log: Path, size: int) -> Sample:
 
 
 class EncodeSink(Sink[Encoded]):
-    """Writes the token files.
+    """Writes the token files, and where their documents came from.
 
     Args:
         folder: the staging folder.
@@ -156,6 +157,7 @@ class EncodeSink(Sink[Encoded]):
             for name in names:
                 start = WriterPosition(**state["parts"][name]) if state else None
                 self._writers[name] = self._stack.enter_context(TokenFileWriter(folder / name, dtype, start=start, keep=True))
+            self._origins = self._stack.enter_context(RawOriginWriter(folder, names, state and state["origins"]))
         except DataError as error:
             self._stack.close()
             if state:
@@ -166,15 +168,19 @@ class EncodeSink(Sink[Encoded]):
         super().add(result)
         for name, writer in self._writers.items():
             writer.add_documents(result.parts[name].ids, result.parts[name].lengths)
+        self._origins.add(result.files, result.origins)
         if self._removed:
             assert result.removed
             self._removed.merge(result.removed)
 
     def state(self) -> State:
         parts = {name: asdict(writer.position()) for name, writer in self._writers.items()}
-        return {**super().state(), "parts": parts, "removed": self._removed.state() if self._removed else None}
+        removed = self._removed.state() if self._removed else None
+        return {**super().state(), "parts": parts, "origins": self._origins.state(), "removed": removed}
 
     def finish(self) -> State:
         state = self.state()
-        return {**state, "parts": {name: asdict(writer.finish()) for name, writer in self._writers.items()}}
+        sources, arrays = self._origins.finish()
+        parts = {name: asdict(replace(writer.finish(), arrays=arrays[name])) for name, writer in self._writers.items()}
+        return {**state, "parts": parts, "sources": asdict(sources)}
 

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import xxhash
 from ..errors import DataError
 
 FILE_NAME = "corpus.json"
+SOURCES = "sources.jsonl"  # names of raw files, see raw_origins.py
 VERSION = 1
 BLOCK_BYTES = 16 * 2**20
 TASKS = ("text", "chat", "classification", "preference")
@@ -75,12 +76,23 @@ class TaskDescription:
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusDescription:
-    """The whole of corpus.json."""
+    """The whole of corpus.json; `sources`: of `sources.jsonl`, None where it is not known where documents came from."""
 
     version: int = VERSION
     tokenizer: TokenizerDescription
     parts: dict[str, PartDescription]
     task: TaskDescription = TaskDescription()
+    sources: FileDescription | None = None
+
+
+def described_files(description: CorpusDescription) -> Iterator[tuple[str, FileDescription]]:
+    """Every file of a corpus that `corpus.json` tells of, by its name in the folder."""
+    for name, part in description.parts.items():
+        yield f"{name}.bin", part.bin
+        yield f"{name}.idx", part.idx
+        yield from ((f"{name}.{array}.bin", entry.file) for array, entry in part.arrays.items())
+    if description.sources:
+        yield SOURCES, description.sources
 
 
 class BlockHasher:
@@ -217,6 +229,7 @@ def parse_description(raw: Mapping[str, Any]) -> CorpusDescription:
         ),
         parts={name: _part(part) for name, part in parts.items()},
         task=_task(raw.get("task", {})),
+        sources=_file(raw["sources"]) if raw.get("sources") else None,
     )
 
 

@@ -24,6 +24,7 @@ from .description import (
 from .index_writer import write_joined_index
 from .joined import JoinedTokens, Tokens
 from .mapped_file import TokenFile
+from .merged_origins import merge_origins
 from .places import locate
 from .token_file import largest_id, open_corpus
 
@@ -116,9 +117,11 @@ def to_corpus(path: str, output: Path, tick: Callable[[], None] = unwatched) -> 
             files = [file for folder in folders for file in _files(open_corpus(folder, name, tick=tick))]
             largest = max(description.parts[name].largest_id for description in descriptions)
             parts[name] = _write_part(files, aside / name, largest, tick)
+        sources, arrays = merge_origins(folders, descriptions, aside, tick)
+        parts = {name: replace(part, arrays=arrays.get(name, {})) for name, part in parts.items()}
         if (folders[0] / "tokenizer").is_dir():
             shutil.copytree(folders[0] / "tokenizer", aside / "tokenizer")
-        write_description(aside, replace(descriptions[0], parts=parts))
+        write_description(aside, replace(descriptions[0], parts=parts, sources=sources))
         if output.exists():
             output.rmdir()
         aside.rename(output)
@@ -199,7 +202,7 @@ def _corpus_folders(path: str) -> list[Path]:
 
 def _refuse_unlike(folders: Sequence[Path], descriptions: Sequence[CorpusDescription]) -> None:
     for folder, description in zip(folders, descriptions, strict=True):
-        if description.task.kind != "text" or any(part.arrays for part in description.parts.values()):
+        if description.task.kind != "text":
             do = "merge its text and prepare that"
             raise DataError(f"{folder} is a corpus of the task {description.task.kind}, only text is merged", do=do, file=folder)
         if description.tokenizer != descriptions[0].tokenizer or _tokenizer_files(folder) != _tokenizer_files(folders[0]):

@@ -80,10 +80,19 @@ def _piece(piece: str) -> list[Place]:
     if not has_magic(piece) or Path(f"{piece}.bin").exists():
         return [Place(Path(piece))]
     folders = [folder for folder in glob(piece) if (Path(folder) / FILE_NAME).is_file()]
-    found = [*folders, *(file.removesuffix(".bin") for file in glob(f"{piece}.bin"))]
+    found = [*folders, *(file.removesuffix(".bin") for file in glob(f"{piece}.bin") if not _is_array(Path(file)))]
     if not found:
         raise DataError(f"{piece} matches no corpus folder and no token file", do=SPELLINGS, file=piece)
     return [_corpus(Path(each), "train") if each in folders else Place(Path(each)) for each in sorted(found)]
+
+
+def _is_array(file: Path) -> bool:
+    """Whether it lies beside the tokens of a corpus, as `train.line.bin`."""
+    part, _, array = file.stem.partition(".")
+    if not array or not (file.parent / FILE_NAME).is_file():
+        return False
+    parts = read_description(file.parent).parts
+    return part in parts and array in parts[part].arrays
 
 
 def _matching(pattern: str) -> list[str]:
