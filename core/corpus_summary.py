@@ -11,11 +11,21 @@ import numpy as np
 from ..data.errors import DataError
 from ..data.tokenizer.tokenizer import load_tokenizer
 from ..data.tokens.arrays import array_path, damaged_blocks, open_array
-from ..data.tokens.description import BLOCK_BYTES, FILE_NAME, CorpusDescription, FileDescription, describe_file, read_description, unwatched
+from ..data.tokens.description import (
+    BLOCK_BYTES,
+    FILE_NAME,
+    CorpusDescription,
+    describe_file,
+    described_files,
+    read_description,
+    unwatched,
+)
 from ..data.tokens.mapped_file import TokenFile
 from ..data.tokens.places import Place, locate
+from ..data.tokens.raw_origins import RawOrigins
 from ..data.tokens.token_file import largest_id, open_corpus
 
+TASK_ARRAYS = ("mask", "rows", "labels")
 PERCENTILES = (5, 25, 50, 75, 95, 99)
 SAMPLES, SAMPLE_TOKENS = 3, 80
 _EXACT = 1 << 20  # longer documents are rare enough to be kept one by one
@@ -53,7 +63,8 @@ def describe_corpus(path: str, tick: Callable[[int], None]) -> dict[str, Any]:
 def check_blocks(folder: Path, description: CorpusDescription, tick: Callable[[int], None]) -> list[str]:
     """Reads every file of a corpus and compares each block of 16 MiB with its checksum; names what differs."""
     findings = []
-    for path, expected in files(folder, description):
+    for name, expected in described_files(description):
+        path = folder / name
         if not path.is_file():
             findings.append(f"{path} is missing")
             continue
@@ -66,18 +77,9 @@ def check_blocks(folder: Path, description: CorpusDescription, tick: Callable[[i
     return findings
 
 
-def files(folder: Path, description: CorpusDescription) -> Iterator[tuple[Path, FileDescription]]:
-    """Every file that `corpus.json` tells of."""
-    for name, part in description.parts.items():
-        yield folder / f"{name}.bin", part.bin
-        yield folder / f"{name}.idx", part.idx
-        for array, entry in part.arrays.items():
-            yield array_path(folder, name, array), entry.file
-
-
 def total_bytes(path: str) -> int:
     """What `describe_corpus` will read."""
-    return sum(entry.size for _, entry in files(Path(path), read_description(path))) if Path(path).is_dir() else 0
+    return sum(entry.size for _, entry in described_files(read_description(path))) if Path(path).is_dir() else 0
 
 
 def lengths(places: list[Place]) -> dict[str, Any]:
@@ -118,7 +120,7 @@ def _of_task(folder: Path, description: CorpusDescription, part: str) -> dict[st
     """Rows and learned tokens of packed examples, sizes of classes, learned tokens of pairs."""
     entry = description.parts[part]
     facts: dict[str, Any] = {}
-    arrays = {name: open_array(array_path(folder, part, name), each) for name, each in entry.arrays.items()}
+    arrays = {name: open_array(array_path(folder, part, name), each) for name, each in entry.arrays.items() if name in TASK_ARRAYS}
     if "mask" in arrays:
         mask = arrays["mask"]
         facts["learned_tokens"] = sum(int(mask.read(at, min(1 << 22, len(mask) - at)).sum()) for at in range(0, len(mask), 1 << 22))
@@ -146,5 +148,10 @@ def _of_token_files(path: str) -> dict[str, Any]:
 def _samples(path: str) -> list[dict[str, Any]]:
     """The beginnings of a few documents, spread over the training part."""
     tokens, tokenizer = open_corpus(path), load_tokenizer(path)
-    numbers = sorted({tokens.num_documents * place // SAMPLES for place in range(SAMPLES)})
-    return [{"document": n, "text": tokenizer.decode([int(i) for i in tokens.document(n)[:SAMPLE_TOKENS]])} for n in numbers]
+    origins = RawOrigins(tokens, path)
+    found = []
+    for number in sorted({tokens.num_documents * place // SAMPLES for place in range(SAMPLES)}):
+        file, line = origins.find(number) or (None, None)
+        text = tokenizer.decode([int(i) for i in tokens.document(number)[:SAMPLE_TOKENS]])
+        found.append({"document": number, "file": file, "line": line, "text": text})
+    return found

@@ -17,7 +17,9 @@ from ..conf.sources import all_sources, sources, stages
 from ..data.errors import DataError
 from ..data.finetune.packed import PackedSet
 from ..data.tokenizer.tokenizer import Tokenizer, load_tokenizer
-from ..data.tokens.token_file import TokenFile
+from ..data.tokens.bulk import Spans
+from ..data.tokens.joined import JoinedTokens, Tokens
+from ..data.tokens.raw_origins import RawOrigins
 from ..parallel.topology import Coordinate, Topology
 from .batch import BatchPlan
 from .metrics import is_training
@@ -59,7 +61,8 @@ def explain_step(config: Config, directory: Path, step: int, *, ranks: int = 0) 
 
     Returns:
         Where the step lies, its layout, and `samples`: for each one the rank and data rank that saw it, its micro-batch, number, source
-        (number and path), epoch and window in it, documents, and the spans of its tokens with their bytes.
+        (number and path), epoch and window in it, documents, and the spans of its tokens: their bytes in the token
+        file, and where the corpus knows it, raw `file` and `line` of the document, else None.
 
     Raises:
         ConfigError: its layout is impossible.
@@ -73,7 +76,7 @@ def explain_step(config: Config, directory: Path, step: int, *, ranks: int = 0) 
     place = find_step(directory, step, plan, began=(0, 0) if row is None else (row["step"], row["samples_seen"]), assumed=assumed)
     training = open_training(config)
     paths = all_sources(sources(config.data.train), stages(config.data.stages))
-    views = [_SourceView(path, file, config.model.sequence_length, _tokenizer(path))
+    views = [_SourceView(path, file, config.model.sequence_length, _tokenizer(path), RawOrigins(file, path))
              for path, file in zip(paths, training.files, strict=True)]
     placed = {who["sample"]: who for who in _who(plan, topology, place)}
     found = [placed[number] | what for number, what in _samples(training, views, sorted(placed))]
@@ -149,12 +152,14 @@ class _SourceView:
         file: its tokens.
         length: of a window.
         tokenizer: None where it has none.
+        raw: where its documents came from.
     """
 
     path: str
-    file: TokenFile
+    file: Tokens
     length: int
     tokenizer: Tokenizer | None
+    raw: RawOrigins
 
     def spans(self, start: int) -> list[dict[str, Any]]:
         """Documents of the inputs of a window, in their order, each with its piece of it."""
@@ -163,17 +168,26 @@ class _SourceView:
         if pieces[0][1] < self.length:
             pieces.append((0, self.length - pieces[0][1]))  # the stream is a circle
         for first, count in pieces:
-            numbers, begins = file.documents_in(first, count)
-            for document, begin, end in zip(numbers, begins, [*begins[1:], first + count], strict=True):
-                found.append({"document": document, "offset": begin - file.document_start(document), "tokens": end - begin,
-                              "position": begin, "byte": begin * file.dtype.itemsize})
+            one = np.zeros(1, dtype=np.int64)
+            within = file.documents_within(Spans(starts_K=one + first, counts_K=one + count, rows_K=one, columns_K=one))
+            begins = within.begins_D.tolist()
+            for document, begin, end in zip(within.numbers_D.tolist(), begins, [*begins[1:], first + count], strict=True):
+                found.append(self._span(document, begin - file.document_start(document), end - begin))
         return found
 
     def examples(self, documents: Sequence[int]) -> list[dict[str, Any]]:
         """The documents of a packed row, as `spans`: all inputs of each, which are all but its last token."""
-        starts = [self.file.document_start(document) for document in documents]
-        return [{"document": document, "offset": 0, "tokens": self.file.document_start(document + 1) - start - 1, "position": start,
-                 "byte": start * self.file.dtype.itemsize} for document, start in zip(documents, starts, strict=True)]
+        start = self.file.document_start
+        return [self._span(document, 0, start(document + 1) - start(document) - 1) for document in documents]
+
+    def _span(self, document: int, offset: int, tokens: int) -> dict[str, Any]:
+        """So many tokens of a document, from one of its tokens on."""
+        files = self.file.files if isinstance(self.file, JoinedTokens) else [self.file]
+        path, _, byte = self.file.origin(document)
+        size = next(file.dtype.itemsize for file in files if file.bin_path == path)
+        raw, line = self.raw.find(document) or (None, None)
+        return {"document": document, "offset": offset, "tokens": tokens, "position": self.file.document_start(document) + offset,
+                "bin": str(path), "byte": byte + offset * size, "file": raw, "line": line}
 
 
 def _samples(training: AnyTrainingSet, views: list[_SourceView], numbers: list[int]) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -190,7 +204,7 @@ def _samples(training: AnyTrainingSet, views: list[_SourceView], numbers: list[i
             documents = batch.document_ids_B[place]
             spans = view.examples(documents) if packed else view.spans(start)
             yield sample, {
-                "source": source, "path": view.path, "bin": f"{view.file.prefix}.bin", "epoch": epoch, "window": window,
+                "source": source, "path": view.path, "bin": spans[0]["bin"], "epoch": epoch, "window": window,
                 "piece_length": int(pieces_B[place]), "documents": list(documents), "spans": spans,
                 "text": _words(view.tokenizer, batch.tokens_BS[place, :FIRST_TOKENS])}
 

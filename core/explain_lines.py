@@ -29,10 +29,24 @@ def step_lines(found: Mapping[str, Any]) -> list[str]:
 
 def _sample(each: Mapping[str, Any]) -> list[str]:
     spans: Sequence[Mapping[str, Any]] = each["spans"]
-    more = f" and {len(spans) - MOST_DOCUMENTS} more" if len(spans) > MOST_DOCUMENTS else ""
-    documents = ", ".join(f"{span['document']}" + (f" from its token {span['offset']}" if span["offset"] else "")
-                          for span in spans[:MOST_DOCUMENTS])
     pieces = f", cut into pieces of {each['piece_length']}" if each["piece_length"] < sum(span["tokens"] for span in spans) else ""
     rows = [f"  sample {each['sample']}: {each['bin']} from byte {spans[0]['byte']} "
-            f"(epoch {each['epoch']}, window {each['window']}{pieces})", f"    documents {documents}{more}"]
+            f"(epoch {each['epoch']}, window {each['window']}{pieces})", *_documents(spans)]
     return [*rows, f"    {each['text']!r} ..."] if each["text"] else rows
+
+
+def _documents(spans: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One line for each document with its raw file and line; one for all of them where nothing knows these."""
+    shown = [f"{span['document']}" + (f" from its token {span['offset']}" if span["offset"] else "") for span in spans[:MOST_DOCUMENTS]]
+    more = len(spans) - len(shown)
+    if not any(span["file"] for span in spans):
+        return [f"    documents {', '.join(shown)}" + (f" and {more} more" if more else "")]
+    rows = [f"    document {words}: {raw_place(span['file'], span['line'])}" for words, span in zip(shown, spans, strict=False)]
+    return [*rows, f"    and {more} documents more"] if more else rows
+
+
+def raw_place(file: str | None, line: int | None) -> str:
+    """A raw file and a line of it; what no terminal can show of a name is escaped."""
+    if file is None:
+        return "its raw file is not known"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in file) + f":{line}"

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from ..conf.checkpoint_commands_schema import InspectConfig
+from ..core.explain_lines import raw_place
 from .progress import progress_bar
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ def lines(described: dict[str, Any]) -> list[str]:
     for part, facts in described.get("parts", {}).items():
         found += ["", *part_lines(part, facts)]
     for sample in described.get("samples", []):
-        found += ["", f"document {sample['document']}: {sample['text']!r}"]
+        place = f" ({raw_place(sample['file'], sample['line'])})" if sample["file"] else ""
+        found += ["", f"document {sample['document']}{place}: {sample['text']!r}"]
     if report := described.get("clean_report"):
         found += ["", *clean_lines(report)]
     return [*found, "", verdict(described["findings"])]
