@@ -41,7 +41,9 @@ class EvaluateConfig:
 
     directory: str = text("", help="run folder; its newest whole checkpoint is taken")
     checkpoint: str = text("", help="checkpoint folder, where it is not a run's newest")
-    corpus: str = text("", help="corpus folder or Megatron prefix; empty: what the run validates on")
+    corpus: str = text("", help="corpus folder or Megatron prefix; empty: what the run validates on. As in its validation, the loss counts "
+                                "the answers of conversations (task=chat), the targets of data.objective.name=span_corruption, otherwise "
+                                "each next token")
     part: Part = text(Part.validation, help="which part of the corpus")
     samples: int = number(0, least=0, help="samples (windows of the model's sequence length); 0: all")
     micro_size: int = number(8, least=1, help="samples of one forward pass")

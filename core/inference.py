@@ -1,6 +1,6 @@
 """A trained model without its training engine: for evaluate and generate, from a checkpoint of any layout."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from enum import Enum
 from pathlib import Path
@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import nn
 
 from ..conf.errors import ConfigError
+from ..conf.objective_schema import ObjectiveConfig
 from ..conf.schema import LayoutConfig, ModelConfig
 from ..parallel.context import ParallelContext
 from ..parallel.partition import ShardSpec
@@ -30,6 +31,7 @@ from .relay import Pipeline
 from .stage_plan import held_stages, placement
 
 Opened = TypeVar("Opened")
+Section = TypeVar("Section", ModelConfig, ObjectiveConfig)
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,11 @@ class Trained:
     def document_mask(self) -> bool:
         """As the model was trained."""
         return bool(_section(self.checkpoint, "data")["document_mask"])
+
+    @property
+    def objective(self) -> ObjectiveConfig:
+        """As the model was trained; an older checkpoint, and a causal one, do not say it."""
+        return _restored(ObjectiveConfig, _section(self.checkpoint, "data").get("objective", {}))
 
     @property
     def corpus(self) -> str:
@@ -129,13 +136,17 @@ def first_rank_first(action: Callable[[], Opened]) -> Opened:
 
 def model_config(checkpoint: Checkpoint) -> ModelConfig:
     """The sizes and switches that the checkpoint was saved with."""
-    saved = _section(checkpoint, "model")
+    return _restored(ModelConfig, _section(checkpoint, "model"))
+
+
+def _restored(kind: type[Section], saved: Mapping[str, Any]) -> Section:
+    """A part of a config out of its plain values."""
     values: dict[str, Any] = {}
-    for entry in fields(ModelConfig):
+    for entry in fields(kind):
         if entry.name in saved:  # a key that came later keeps its default
-            kind, value = entry.type, saved[entry.name]
-            values[entry.name] = kind(value) if isinstance(kind, type) and issubclass(kind, Enum) else value
-    return ModelConfig(**values)
+            hint, value = entry.type, saved[entry.name]
+            values[entry.name] = hint(value) if isinstance(hint, type) and issubclass(hint, Enum) else value
+    return kind(**values)
 
 
 def _section(checkpoint: Checkpoint, name: str) -> dict[str, Any]:

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..conf.objective_schema import ObjectiveName, TargetTokens
-from ..conf.schema import Config
+from ..conf.objective_schema import ObjectiveConfig, ObjectiveName, TargetTokens
+from ..conf.schema import ModelConfig
 from ..data.errors import DataError
 from ..data.objectives.fill_in_the_middle import FillInTheMiddle
 from ..data.objectives.masked_tokens import MaskedTokens
@@ -16,50 +16,50 @@ FILL_IN_THE_MIDDLE = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
 MASK = ("[MASK]",)
 
 
-def build_objective(config: Config, paths: Sequence[str]) -> Objective | None:
+def build_objective(wanted: ObjectiveConfig, model: ModelConfig, paths: Sequence[str]) -> Objective | None:
     """The objective of a run; None: each next token.
 
     Args:
-        config: of the run, checked.
-        paths: of its training corpora.
+        wanted: `data.objective`, checked.
+        model: its vocabulary must hold the sentinels; its sequence length says how many there are.
+        paths: of the training corpora.
 
     Raises:
         DataError: a tokenizer lacks a sentinel, corpora disagree about one, or the model's vocabulary does not hold it.
     """
-    wanted = config.data.objective
     if wanted.name is ObjectiveName.causal:
         return None
     vocabularies = [vocabulary_of(path) for path in paths]
     end = _agreed("the end of a document", {each.path: (each.end_of_document,) for each in vocabularies})[0]
     if wanted.name is ObjectiveName.span_corruption:
-        return _span_corruption(config, vocabularies, end)
+        return _span_corruption(wanted, model, vocabularies, end)
     if wanted.name is ObjectiveName.masked_tokens:
-        (mask,) = _sentinels(config, vocabularies, wanted.sentinels or MASK)
+        (mask,) = _sentinels(model, vocabularies, wanted.sentinels or MASK)
         special = sorted({*vocabularies[0].special_tokens.values(), mask, end} - {-1})
-        return MaskedTokens(mask=mask, special=tuple(special), vocab_size=vocabularies[0].size or config.model.vocab_size,
+        return MaskedTokens(mask=mask, special=tuple(special), vocab_size=vocabularies[0].size or model.vocab_size,
                             noise_density=wanted.noise_density)
-    prefix, suffix, middle = _sentinels(config, vocabularies, wanted.sentinels or FILL_IN_THE_MIDDLE)
+    prefix, suffix, middle = _sentinels(model, vocabularies, wanted.sentinels or FILL_IN_THE_MIDDLE)
     return FillInTheMiddle(prefix=prefix, suffix=suffix, middle=middle, end_of_document=end, rate=wanted.rate, spm_rate=wanted.spm_rate,
                            middle_only=wanted.targets is TargetTokens.middle)
 
 
-def validation_objective(config: Config, path: str) -> Objective | None:
+def validation_objective(wanted: ObjectiveConfig, model: ModelConfig, path: str) -> Objective | None:
     """As `build_objective` for the corpus of validation. Fill in the middle is judged by each next token of plain text: that it keeps that
     loss is what its paper claims, and what makes runs with and without it comparable.
 
     Args:
-        config: of the run, checked.
+        wanted, model: as `build_objective`.
         path: of the corpus.
 
     Raises:
         DataError: as `build_objective`.
     """
-    return None if config.data.objective.name is ObjectiveName.fill_in_the_middle else build_objective(config, [path])
+    return None if wanted.name is ObjectiveName.fill_in_the_middle else build_objective(wanted, model, [path])
 
 
-def _span_corruption(config: Config, vocabularies: Sequence[Vocabulary], end: int) -> SpanCorruption:
+def _span_corruption(wanted: ObjectiveConfig, model: ModelConfig, vocabularies: Sequence[Vocabulary], end: int) -> SpanCorruption:
     """With as many sentinels as a row may need."""
-    wanted, length = config.data.objective, config.model.sequence_length
+    length = model.sequence_length
     bare = SpanCorruption(sentinels=(), end_of_document=end, noise_density=wanted.noise_density, mean_span_length=wanted.mean_span_length)
     needed = bare.most_spans(length)
     names = wanted.sentinels or [f"<extra_id_{number}>" for number in range(needed)]
@@ -67,14 +67,14 @@ def _span_corruption(config: Config, vocabularies: Sequence[Vocabulary], end: in
         raise DataError(f"data.objective.sentinels has {len(names)} entries, but a document may have {needed} spans (model.sequence_length="
                         f"{length}, noise_density={wanted.noise_density}, mean_span_length={wanted.mean_span_length})",
                         do=f"name {needed} special tokens, or raise data.objective.mean_span_length")
-    return replace(bare, sentinels=_sentinels(config, vocabularies, names[:needed]))
+    return replace(bare, sentinels=_sentinels(model, vocabularies, names[:needed]))
 
 
-def _sentinels(config: Config, vocabularies: Sequence[Vocabulary], names: Sequence[str | int]) -> tuple[int, ...]:
+def _sentinels(model: ModelConfig, vocabularies: Sequence[Vocabulary], names: Sequence[str | int]) -> tuple[int, ...]:
     """Their ids, the same in all corpora and within the model's vocabulary."""
     found = _agreed("the sentinels", {each.path: each.ids(names) for each in vocabularies})
-    if max(found) >= config.model.vocab_size:
-        raise DataError(f"data.objective needs the id {max(found)}, but model.vocab_size={config.model.vocab_size}",
+    if max(found) >= model.vocab_size:
+        raise DataError(f"data.objective needs the id {max(found)}, but model.vocab_size={model.vocab_size}",
                         do=f"set model.vocab_size={max(found) + 1} or more")
     return found
 

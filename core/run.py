@@ -133,7 +133,7 @@ def open_data(config: Config, tick: Callable[[], None] = unwatched) -> tuple[Any
         return training, None
     path, part = held
     return training, open_validation(path, part, sequence_length=length, document_mask=mask, vocab_size=vocab_size,
-                                     objective=validation_objective(config, path), tick=tick)
+                                     objective=validation_objective(config.data.objective, config.model, path), tick=tick)
 
 
 def build(config: Config, context: ParallelContext, device: torch.device, plan: BatchPlan) -> Built:

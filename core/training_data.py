@@ -5,6 +5,7 @@ from typing import TypeAlias
 
 from ..conf.schema import Config
 from ..conf.sources import AnySource, SourceByEpochs, all_sources, sources, stages
+from ..data.errors import DataError
 from ..data.finetune.packed import PackedSet, PackedValidationSet, open_packed
 from ..data.objectives.objective import Objective
 from ..data.order.stages import Stage
@@ -41,7 +42,7 @@ def open_training(config: Config, tick: Callable[[], None] = unwatched) -> AnyTr
     order = order_stages(config, windows)
     return TrainingSet([(file, order[0].weights[place]) for place, file in enumerate(files)], sequence_length=length,
                        seed=config.train.seed, document_mask=data.document_mask, vocab_size=config.model.vocab_size, stages=order,
-                       objective=build_objective(config, paths))
+                       objective=build_objective(data.objective, config.model, paths))
 
 
 def open_validation(path: str, part: str, *, sequence_length: int, document_mask: bool, vocab_size: int,
@@ -55,9 +56,13 @@ def open_validation(path: str, part: str, *, sequence_length: int, document_mask
         tick: as in `open_training`.
 
     Raises:
-        DataError: it is missing, damaged or too short.
+        DataError: it is missing, damaged or too short, or of a task without a loss of next tokens.
     """
-    if task_of(path).kind == "chat":
+    kind = task_of(path).kind
+    if kind not in ("text", "chat"):
+        raise DataError(f"{path} is a corpus of task={kind}, and a model of next tokens has no loss on it",
+                        do="name a corpus of text or of task=chat", file=path)
+    if kind == "chat":
         return PackedValidationSet(open_packed(path, part, tick=tick), sequence_length=sequence_length, vocab_size=vocab_size)
     file = open_corpus(path, part=part, tick=tick)
     return ValidationSet(file, sequence_length=sequence_length, document_mask=document_mask, vocab_size=vocab_size, objective=objective)

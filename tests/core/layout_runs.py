@@ -19,6 +19,7 @@ from hexareme.core.model.build import build_model
 from hexareme.core.oversight import Oversight
 from hexareme.core.trainer import Trainer
 from hexareme.data.samples.batch import Batch
+from hexareme.launcher.commands import evaluate
 from hexareme.parallel.context import LayerGroups
 from torch import nn
 
@@ -112,6 +113,13 @@ def samples_of(directory: Path) -> Samples:
 
 def _rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def evaluated(directory: Path, *overrides: str) -> dict[str, Any]:
+    """What `hexareme evaluate` says of a run, on two ranks of the tensor axis."""
+    output = directory / "evaluated.json"
+    assert evaluate.main([f"directory={directory}", f"output={output}", "parallel.tp=2", *overrides]) == 0
+    return json.loads(output.read_text())
 
 
 def difference(directory: Path, wanted: Plain) -> float:

@@ -5,7 +5,7 @@ from functools import cache
 import pytest
 
 from ..data.token_files import random_documents, write_tokens
-from .layout_runs import SAME, chain, composed, course_of, difference, plain, samples_of, start
+from .layout_runs import SAME, chain, composed, course_of, difference, evaluated, plain, samples_of, start
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 
@@ -90,6 +90,9 @@ def test_killed_on_one_layout_it_goes_on_on_another(corpora, references, objecti
     starts = [(*layout, dies) for layout, dies in zip(LAYOUTS.values(), (2, 3, 4, 0), strict=True)]
     chain(tmp_path, words_of(corpora, objective), starts)
     agrees(tmp_path, references(objective))
+    found = evaluated(tmp_path)
+    assert found["loss"] == pytest.approx(references(objective).validation[4], rel=SAME) and found["corpus"] == f"{corpora}/c"
+    assert found["targets"] == ("targets of span_corruption" if objective == "spans" else "each next token")
 
 
 @pytest.mark.nightly

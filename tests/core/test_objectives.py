@@ -54,17 +54,25 @@ def test_packed_conversations_have_no_objective(tmp_path):
     assert [problem.key for problem in corpus_problems(config)] == ["data.objective.name"]
 
 
+def built(config, paths):
+    return build_objective(config.data.objective, config.model, paths)
+
+
+def judged(config, path):
+    return validation_objective(config.data.objective, config.model, path)
+
+
 def test_sentinels_are_found_by_name(tmp_path):
     special = {"<|fim_prefix|>": 700, "<|fim_suffix|>": 701, "<|fim_middle|>": 702, **SPANS}
     paths = [named(tmp_path / name, special) for name in "ab"]
-    fim = build_objective(composed("data.objective.name=fill_in_the_middle"), paths)
+    fim = built(composed("data.objective.name=fill_in_the_middle"), paths)
     assert (fim.prefix, fim.suffix, fim.middle, fim.end_of_document) == (700, 701, 702, 0)
     config = composed("data.objective.name=span_corruption", "model.sequence_length=128", train=paths[0])
-    spans = build_objective(config, paths)
+    spans = built(config, paths)
     assert spans.sentinels == tuple(range(600, 600 + spans.most_spans(128)))
-    assert build_objective(composed(), paths) is None
-    assert validation_objective(config, paths[0]) == spans
-    assert validation_objective(composed("data.objective.name=fill_in_the_middle"), paths[0]) is None
+    assert built(composed(), paths) is None
+    assert judged(config, paths[0]) == spans
+    assert judged(composed("data.objective.name=fill_in_the_middle"), paths[0]) is None
 
 
 @pytest.mark.parametrize(("special", "objective", "message", "way"), [
@@ -86,16 +94,16 @@ def test_corpora_that_disagree(tmp_path):
     marks = ["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"]
     paths = [named(tmp_path / name, dict(zip(marks, ids, strict=True))) for name, ids in (("a", (1, 2, 3)), ("b", (1, 2, 4)))]
     with pytest.raises(DataError, match="have other ids"):
-        build_objective(composed("data.objective.name=fill_in_the_middle"), paths)
+        built(composed("data.objective.name=fill_in_the_middle"), paths)
 
 
 def test_validation_of_span_corruption_counts_targets_only(tmp_path):
     path = named(tmp_path / "c", SPANS)
     config = composed("data.objective.name=span_corruption", "model.sequence_length=128", train=path)
-    objective = validation_objective(config, path)
-    plain, judged = (open_validation(path, "train", sequence_length=128, document_mask=False, vocab_size=1000, objective=each)
+    objective = judged(config, path)
+    plain, by_objective = (open_validation(path, "train", sequence_length=128, document_mask=False, vocab_size=1000, objective=each)
                      for each in (None, objective))
-    batches = [each.batch(range(len(each))) for each in (plain, judged)]
+    batches = [each.batch(range(len(each))) for each in (plain, by_objective)]
     assert 0.1 < batches[1].loss_mask_BS.sum() / batches[0].loss_mask_BS.sum() < 0.5
     tail = plain.file.num_tokens - 1 - 128 * (len(plain) - 1)
     assert tail < 128 and not batches[1].loss_mask_BS[-1, tail:].any()

@@ -3,9 +3,10 @@
 import pytest
 from hexareme.data.finetune.prepare import prepare_task
 from hexareme.data.finetune.settings import TaskRecipe
+from hexareme.launcher import cli
 
 from ..data.finetune.conftest import chat_tokenizer, conversations, write_lines
-from .layout_runs import SAME, chain, composed, course_of, difference, plain, samples_of, start
+from .layout_runs import SAME, chain, composed, course_of, difference, evaluated, plain, samples_of, start
 
 __all__ = ["chat_tokenizer"]  # a fixture of another folder
 
@@ -83,6 +84,15 @@ def test_killed_on_one_layout_it_goes_on_on_another(words, reference, tmp_path):
     starts = [(*layout, dies) for layout, dies in zip(LAYOUTS.values(), (2, 3, 4, 0), strict=True)]
     chain(tmp_path, words, starts)
     agrees(tmp_path, reference)
+    found = evaluated(tmp_path)
+    assert found["loss"] == pytest.approx(reference.validation[4], rel=SAME) and found["targets"] == "answers"
+
+
+@pytest.mark.nightly
+def test_answers_have_no_bigram_model_beside_them(words, tmp_path, capfd):
+    start(composed(tmp_path, f"{words} train.steps=1"), 1)
+    assert cli.run(["evaluate", f"directory={tmp_path}", "baseline=bigram", "parallel.tp=2"]) == 2
+    assert "is judged by its answers" in capfd.readouterr().err
 
 
 @pytest.mark.nightly
