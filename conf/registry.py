@@ -32,6 +32,7 @@ COMMANDS = {
     "train": Entry(".schema", "Config"),
     "prove": Entry(".prove_schema", "ProveConfig", like="train"),
     "plan": Entry(".plan_schema", "PlanConfig", like="train"),
+    "doctor": Entry(".doctor_schema", "DoctorConfig", like="train"),
     "submit": Entry(".submit_schema", "SubmitConfig", like="train"),
     "prepare": Entry(".prepare_schema", "PrepareConfig"),
     "evaluate": Entry(".commands_schema", "EvaluateConfig", groups=False),

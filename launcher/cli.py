@@ -10,6 +10,7 @@ COMMANDS = {
     "train": "pre-training and fine-tuning; resumes by itself",
     "submit": "a training run as a Slurm job; its status, logs and end",
     "plan": "which rank of a run will hold what, and how much; needs no GPU",
+    "doctor": "the machines of a run, looked at before it starts",
     "prove": "a training config on many layouts against one process",
     "evaluate": "loss and perplexity of a checkpoint on a corpus",
     "generate": "text from a checkpoint",

@@ -25,6 +25,11 @@ EXAMPLES = {
         "hexareme submit experiment=quickstart data.train=corpora/mine cluster=slurm cluster.time_limit=2:00:00 dry_run=true",
         "hexareme submit action=status run.directory=runs/llama_8b",
     ),
+    "doctor": (
+        "hexareme doctor",
+        "hexareme doctor cluster=ssh cluster.hostfile=hosts cluster.nodes=4 cluster.ranks_per_node=8 output=doctor.json",
+        "hexareme doctor cluster=slurm cluster.nodes=2 cluster.gpus_per_node=8 all_reduce_gigabytes=180 strict=true",
+    ),
     "plan": (
         "hexareme plan experiment=llama_8b parallel.tp=4 parallel.pp=2 parallel.zero=1 ranks=64 cluster.ranks_per_node=8",
         "hexareme plan experiment=quickstart parallel.zero=3 ranks=2",

@@ -27,11 +27,12 @@ class Ssh:
     connect_seconds: int
     silence_seconds: int
 
-    def arguments(self, host: str) -> list[str]:
-        """The words of the command for a host, which starts the front end of that host.
+    def arguments(self, host: str, program: Sequence[str] = ()) -> list[str]:
+        """The words of the command for a host.
 
         Args:
             host: its name, as the hostfile's grammar allows it.
+            program: what it starts there; empty: the front end of that host.
         """
         options = {
             "BatchMode": "yes",  # never asks for a password
@@ -47,16 +48,16 @@ class Ssh:
         words = ["ssh", "-T", *(f"-o{name}={value}" for name, value in options.items())]
         words += [f"-p{self.port}"] if self.port else []
         words += ["-F", self.config_file] if self.config_file else []
-        return [*words, "--", host, remote_command(self.python)]
+        return [*words, "--", host, remote_command(program or [self.python, "-P", "-m", NODE])]
 
 
-def remote_command(python: str) -> str:
-    """What the login shell of a host runs: `exec`, so that ssh sees how it ends; -P, so that no file where it starts shadows a module.
+def remote_command(program: Sequence[str]) -> str:
+    """What the login shell of a host runs: `exec`, so that ssh sees how it ends.
 
     Args:
-        python: interpreter.
+        program: its words; of Python's, -P, so that no file where it starts shadows a module.
     """
-    return f"exec {shlex.join([python, '-P', '-m', NODE])}"
+    return f"exec {shlex.join(program)}"
 
 
 def passed_on(variables: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:
