@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from .fields import number, text
+from .fields import items, number, text
 
 
 class ClusterKind(StrEnum):
@@ -28,4 +28,14 @@ class ClusterConfig:
     gpus_per_node: int = number(0, least=0, help="Slurm: GPUs of each node; 0: none are asked for")
     memory: str = text("", help="Slurm: memory of each node, as `64G`; empty: the cluster's default")
     requeue: bool = text(True, help="Slurm: back into the queue after a preemption, and after a crash while the run makes progress")
-    hostfile: str = text("", help="hosts by ssh: lines of `host slots=n`")
+    hostfile: str = text("", help="hosts by ssh: a file of lines `host slots=n` or `n[01-16] slots=n`; the first cluster.nodes are taken")
+    ssh_port: int = number(0, least=0, most=65535, help="hosts by ssh: port; 0: as ssh's own configuration says")
+    ssh_config: str = text("", help="hosts by ssh: configuration file of ssh; empty: the user's own")
+    connect_timeout: int = number(20, least=1, most=3600, help="hosts by ssh: seconds for a host to answer")
+    link_timeout: int = number(30, least=3, most=86400, help="hosts by ssh: seconds of silence after which the "
+                               "other side is lost")
+    python: str = text("", help="hosts by ssh: interpreter there; empty: the path of the one that runs here")
+    folder: str = text("", help="hosts by ssh: working folder there; empty: the path of this one")
+    interface: str = text("", help="hosts by ssh: network interface of the ranks, as eth0; empty: the one at which ssh reaches a host")
+    environment: list[str] = items(["OMP_NUM_THREADS", "NCCL_*", "GLOO_*", "TORCH_*"],
+                                   help="hosts by ssh: variables of this shell that the ranks get, as NAME or NAME_*")

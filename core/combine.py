@@ -12,8 +12,7 @@ from .cluster_rules import cluster_rules
 from .data_rules import objective_rules, ramp_up_rules, stage_rules
 from .expert_rules import expert_rules
 from .layouts import data_degree, layout_problems
-
-LATER = "is not built yet"
+from .ssh_rules import ssh_rules
 
 # DeepSpeed settings that follow from a key of ours; ours would be a lie if they could be overridden.
 DEEPSPEED_FOLLOWS = {
@@ -69,8 +68,7 @@ def run_rules(config: Config) -> Iterator[Problem]:
         yield Problem("run.directory", config.run.directory, "is empty", "leave it out for runs/<run.name>")
     yield from cluster_rules(config)
     if config.cluster.kind is ClusterKind.ssh:
-        yield Problem("cluster.kind", config.cluster.kind, LATER,
-                      "use cluster=local, or start launcher/train.py by deepspeed, torchrun or srun, which know many hosts")
+        yield from ssh_rules(config.cluster)
 
 
 def batch_rules(config: Config, world_size: int) -> Iterator[Problem]:

@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ class Link:
         log: of the host.
     """
 
-    def __init__(self, name: str, ranks: range, arguments: Sequence[str], log: HostLog) -> None:
+    def __init__(self, name: str, ranks: range, arguments: list[str], log: HostLog) -> None:
         self.name, self.ranks, self.log = name, ranks, log
         self.ready: Message | None = None
         self.done = False
@@ -148,7 +148,7 @@ class Link:
         self.stdout = self.stderr = -1
 
 
-def _spawn(arguments: Sequence[str]) -> tuple[int, int, int, int]:
+def _spawn(arguments: list[str]) -> tuple[int, int, int, int]:
     """Starts ssh in a session of its own, so that Ctrl-C in this terminal is passed on by us alone; its id and our ends of its streams."""
     pipes = [os.pipe() for _ in range(3)]
     theirs = [pipes[0][0], pipes[1][1], pipes[2][1]]

@@ -1,0 +1,49 @@
+"""Two real hosts with two ranks each: a run to its end, over a link that was cut for five seconds, equal to one on one machine."""
+
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+
+from .user import HostsUser
+
+SECRET = "canary-3f1c9b"
+NAME = "it's $(touch canary) `touch canary`; touch canary & \"x\" ü"  # a plain folder's name, whatever a shell would make of it
+pytestmark = pytest.mark.timeout(900)
+STEPS = ("train.steps=12", "checkpoint.interval=6")
+
+
+def seen_by_ps(word: str) -> list[str]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and word.encode() in (entry / "cmdline").read_bytes():
+                found.append(entry.name)
+        except OSError:
+            continue
+    return found
+
+
+def local_losses(corpus: Path, user: HostsUser) -> dict:
+    code, out, err = user.finish(user.start("hexareme", *user.words(corpus, "local"), "cluster.ranks_per_node=4", *STEPS))
+    assert code == 0, out + err
+    return user.steps("local")
+
+
+def test_a_run_on_two_hosts_survives_a_cut_of_five_seconds_and_equals_one_machine(corpus, user):
+    process = user.train(corpus, NAME, 2, *STEPS, "run.hang_timeout=60", "cluster.link_timeout=30", WANDB_API_KEY=SECRET)
+    user.wait_for_step(process, NAME, 3)
+    assert seen_by_ps(SECRET) == []
+    assert f"WANDB_API_KEY={SECRET}".encode() in Path(f"/proc/{user.rank(3)}/environ").read_bytes().split(b"\0")
+    user.rig.cut("n2")
+    blink = threading.Timer(5.0, user.rig.restore, ["n2"])
+    blink.start()
+    code, out, err = user.finish(process)
+    blink.join()
+    assert code == 0, out + err
+    assert "hosts: n1 (ranks 0-1), n2 (ranks 2-3); rank 0 listens at 10.78.0.101:" in out
+    assert "step 12/12" in out
+    assert user.steps(NAME) == local_losses(corpus, user)  # bit for bit
+    assert not (user.folder / "canary").exists()
+    assert subprocess.run(["grep", "-rlF", SECRET, user.folder], check=False, capture_output=True, text=True).stdout == ""
