@@ -72,8 +72,8 @@ class Run:
 
     def start(self) -> subprocess.Popen[str]:
         """In a new process, which says "begun" when it begins, "result" for each and "done" at the end."""
-        words = json.dumps({**asdict(self), "output": str(self.output)})
-        return subprocess.Popen([sys.executable, "-m", __name__, words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        command = [sys.executable, "-m", type(self).__module__, json.dumps({**asdict(self), "output": str(self.output)})]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def killed_after(self, results: int, seconds: float) -> bool:
         """Starts it and kills it, so long after it has begun and has so many results; whether it was not done before."""
@@ -112,20 +112,22 @@ def documents(count: int, *, size: int) -> list[str]:
     return texts
 
 
-def write_lines(file: Path, texts: list[str]) -> Path:
-    """As JSON lines."""
-    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+def write_lines(file: Path, texts: list[str], *, other: int = 0) -> Path:
+    """As JSON lines; `other`: characters beside each text, so that a small text has many chunks."""
+    beside = {"other": "x" * other} if other else {}
+    file.write_text("".join(json.dumps({**beside, "text": text}) + "\n" for text in texts))
     return file
 
 
-def main() -> None:
+def main(kind: type[Run]) -> None:
+    """The life of such a process: of a module that says so at its end."""
     said = json.loads(sys.argv[1])
-    run = Run(**{**said, "output": Path(said["output"])})
+    run = kind(**{**said, "output": Path(said["output"])})
     print("begun", flush=True)
     run.here(progress=Tells(run.pause))
     print("done", flush=True)
+    os._exit(0)
 
 
 if __name__ == "__main__":
-    main()
-    os._exit(0)
+    main(Run)
