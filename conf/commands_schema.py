@@ -82,6 +82,16 @@ class ReportConfig:
 
 
 @dataclass(kw_only=True)
+class WatchConfig:
+    """A run live in the terminal."""
+
+    directory: str = text(help="run folder")
+    seconds: float = number(1.0, above=0, help="between two looks")
+    last: int = number(0, least=0, help="draw only so many steps; 0: all")
+    once: bool = text(False, help="draw once and end; so it is where the output is no terminal")
+
+
+@dataclass(kw_only=True)
 class BenchConfig:
     """Measures what the performance table claims."""
 

@@ -38,6 +38,7 @@ COMMANDS = {
     "evaluate": Entry(".commands_schema", "EvaluateConfig", groups=False),
     "generate": Entry(".commands_schema", "GenerateConfig", groups=False),
     "report": Entry(".commands_schema", "ReportConfig"),
+    "watch": Entry(".commands_schema", "WatchConfig"),
     "inspect": Entry(".checkpoint_commands_schema", "InspectConfig"),
     "convert": Entry(".checkpoint_commands_schema", "ConvertConfig"),
     "bench": Entry(".commands_schema", "BenchConfig"),

@@ -15,6 +15,7 @@ COMMANDS = {
     "evaluate": "loss and perplexity of a checkpoint on a corpus",
     "generate": "text from a checkpoint",
     "report": "a run's curves as PNG files and one HTML file",
+    "watch": "a run live in the terminal",
     "inspect": "what a checkpoint or a run contains; finds what is damaged",
     "convert": "a checkpoint as plain safetensors weights; token files merged or in other formats",
     "bench": "measures what the performance table claims",

@@ -55,6 +55,11 @@ EXAMPLES = {
         "hexareme report directory=runs/quickstart output=public/quickstart",
         "hexareme report 'directory=[runs/a, runs/b]' output=comparison",
     ),
+    "watch": (
+        "hexareme watch directory=runs/quickstart",
+        "hexareme watch directory=/shared/runs/llama_8b last=500 seconds=5",
+        "hexareme watch directory=runs/quickstart once=true",
+    ),
     "inspect": (
         "hexareme inspect corpus=corpora/chat preview=3",
         "hexareme inspect directory=runs/quickstart step=100",

@@ -26,8 +26,8 @@ def test_help_within_its_time():
 
 
 def test_commands_and_schemas_are_the_same_list():
-    assert list(cli.COMMANDS) == ["prepare", "train", "submit", "plan", "doctor", "prove", "evaluate", "generate", "report", "inspect", "convert",
-                                  "bench"]
+    assert list(cli.COMMANDS) == ["prepare", "train", "submit", "plan", "doctor", "prove", "evaluate", "generate", "report", "watch",
+                                  "inspect", "convert", "bench"]
     assert set(cli.COMMANDS) == set(COMMANDS) == set(EXAMPLES)
 
 
