@@ -11,7 +11,7 @@ from hexareme.core.combine import problems
 
 GROUPS = options("train")
 REQUIRED = {"train": ["data.train=corpus"], "prepare": ["input=text", "output=corpus"], "report": ["directory=runs/x"],
-            "convert": ["path=runs/x", "output=weights"]}
+            "watch": ["directory=runs/x"], "convert": ["path=runs/x", "output=weights"]}
 EVERY = [(command, group, name) for command, entry in COMMANDS.items() if not entry.like
          for group, names in options(command).items() for name in names]
 
