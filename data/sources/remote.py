@@ -14,7 +14,8 @@ from .source import Entry, Source
 _MARKS = ("ETag", "etag", "md5Hash", "crc32c", "blob_id", "mtime", "LastModified", "last_modified", "updated", "created")
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "http": "http", "https": "http", "hf": "sources"}
 # Packages of the clients, whose errors are no OSErrors.
-_CLIENTS = ("aiobotocore", "aiohttp", "botocore", "gcsfs", "google", "httpx", "httpcore", "huggingface_hub", "requests", "s3fs", "urllib3")
+_CLIENTS = ("aiobotocore", "aiohttp", "botocore", "gcsfs", "google", "httpcore", "httpcore2", "httpx", "httpx2", "huggingface_hub",
+            "requests", "s3fs", "urllib3")
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import pytest
 from hexareme.data.errors import DataError
 from hexareme.data.sources.find import find_sources
 from hexareme.data.sources.read import read_chunks
+from hexareme.data.sources.remote import reaching
 
 from tests.data.sources.made import json_lines, page, real_texts, write_compressed, write_parquet, write_warc, write_wikipedia
 from tests.data.sources.reading import read, sources_of
@@ -128,6 +129,13 @@ def test_credentials_are_not_shown():
     with pytest.raises(DataError) as caught:
         sources_of("http://user:secret@127.0.0.1:9/a.txt?token=secret")
     assert "secret" not in str(caught.value) + str(caught.value.file) + caught.value.do
+
+
+@pytest.mark.parametrize("client", ["httpx", "httpx2"])
+def test_what_the_hub_raises_without_a_route_is_an_error_of_the_data(client):
+    module = pytest.importorskip(client)  # either, by the version of huggingface_hub
+    with pytest.raises(DataError, match="cannot be read: no route"), reaching("hf://datasets/a/b/c.jsonl"):
+        raise module.ConnectError("no route")
 
 
 def test_a_web_server(folder):
