@@ -35,7 +35,7 @@ def test_the_recipe_itself_is_fine(base):
     (["cluster=slurm", "cluster.partition='a b'"], "cluster.partition"),
     (["cluster=slurm", "cluster.time_limit=2", "cluster.signal_seconds=120"], "cluster.signal_seconds"),
     (["cluster=slurm", "run.directory=a\\\\b"], "run.directory"),
-    (["cluster=ssh"], "cluster.kind"),
+    (["cluster=ssh"], "cluster.hostfile"),
     (["cluster.nodes=2"], "cluster.nodes"),
     (["parallel.pp=2"], "parallel.pp"),
     (["parallel.cp=2"], "parallel.cp"),

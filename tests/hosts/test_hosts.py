@@ -10,7 +10,7 @@ from .user import HostsUser
 
 SECRET = "canary-3f1c9b"
 NAME = "it's $(touch canary) `touch canary`; touch canary & \"x\" ü"  # a plain folder's name, whatever a shell would make of it
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1500)
 STEPS = ("train.steps=12", "checkpoint.interval=6")
 
 

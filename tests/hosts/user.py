@@ -18,7 +18,7 @@ TINY = ("experiment=debug", "data.validation=none", "model.num_layers=2", "model
         "model.num_heads=2", "model.num_kv_heads=2", "model.sequence_length=64", "model.dropout=0.1", "batch.global_size=4",
         "batch.micro_size=1", "schedule.warmup_steps=2", "tracking.wandb=disabled", "tracking.console_interval=1")
 LINK_TIMEOUT, HANG_TIMEOUT = 8, 10
-START_SECONDS = 240.0  # four interpreters import torch on a machine that others use as well
+START_SECONDS = 600.0  # interpreters import torch on a machine that others use as well
 
 
 class HostsUser(User):
