@@ -151,6 +151,11 @@ class Kills:
         self.mode, self.overrides = mode, (*of_mode(mode), *overrides)
         self._corpus, self._folder = corpus, folder
 
+    @property
+    def most_lost(self) -> int:
+        """Steps: while an asynchronous save is written, training goes on, up to where the next save waits for it."""
+        return INTERVAL * (2 if self.mode == "asynchronous" else 1)
+
     @cached_property
     def reference(self) -> tuple[dict, dict, dict]:
         """What the uninterrupted run gives."""
@@ -223,8 +228,7 @@ def check_moment(run: Run, moment: str, victims: str, kills: Kills) -> None:
     assert time.monotonic() - begun < SLACK * PEERS_SECONDS
     assert run.exit_json()["code"] == 137 and run.exit_json()["rank"] in VICTIMS[victims]
     assert whole_steps(run)[0] in newest_whole(moment, VICTIMS[victims])
-    in_flight = kills.mode == "asynchronous"  # training went on while its write stood still: up to where the next save waits for it
-    assert goes_on(run, kills.reference) <= INTERVAL * (1 + in_flight)
+    assert goes_on(run, kills.reference) <= kills.most_lost
 
 
 @pytest.mark.parametrize(("moment", "victims"), QUICK)
@@ -243,14 +247,10 @@ def test_killed_at_every_moment_of_a_save(new_run, kills, mode, moment, victims)
     check_moment(new_run("run", *known.overrides), moment, victims, known)
 
 
-def struck(run: Run, actor: Actor, call: Call, reference: tuple, *, by_number: bool) -> Call:
-    """Kills an actor at a call; the run then ends as the reference, whatever it takes.
+def struck(run: Run, actor: Actor, call: Call, known: "Kills", *, by_number: bool) -> Call:
+    """Kills an actor at a call (`by_number`: before it is made, else after the one about the same file), and returns the call that it was.
 
-    Args:
-        by_number: before the call is made; else after the call that is about the same file.
-
-    Returns:
-        The call at which it was killed.
+    The run then ends as the reference, whatever it takes.
     """
     start, hold = held(run)
     process, log = actor.process(start), run.folder / "trace"
@@ -264,9 +264,9 @@ def struck(run: Run, actor: Actor, call: Call, reference: tuple, *, by_number: b
     assert "killed by SIGKILL" in tracer.text(), f"it never came there:\n{tracer.text()}"
     assert code == 137 or (code == 0 and actor.worker), start.text()
     if code == 0:  # without its worker a run goes on, and saves anew with another
-        assert run.course() == reference
+        assert run.course() == known.reference
     else:
-        assert goes_on(run, reference) <= INTERVAL
+        assert goes_on(run, known.reference) <= known.most_lost
     return in_run(run, tracer.calls()[-1])
 
 
@@ -282,7 +282,7 @@ def test_killed_at_every_call_of_a_save(new_run, kills, capsys, mode, actor):
         for by_number in (True, False):  # what waits for others makes more calls or fewer: the same number may be another call
             run = new_run(f"run-{next(numbers)}", *known.overrides)
             try:
-                done = struck(run, actor, call, known.reference, by_number=by_number)
+                done = struck(run, actor, call, known, by_number=by_number)
             except AssertionError as error:
                 wrong.append(f"{call}: {error}")
                 break
