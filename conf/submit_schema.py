@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from .fields import text
+from .fields import number, text
 from .schema import Config, DataConfig
 
 
@@ -29,5 +29,9 @@ class SubmitConfig(Config):
     data: SubmittedDataConfig
     action: SubmitAction = text(SubmitAction.submit, help="submit; status, cancel or logs of a run's job")
     dry_run: bool = text(False, help="print the batch script and submit nothing")
+    sweep: str = text("", help="several runs as one job array: `key=value,value key=value,value`, every combination, each in a folder of "
+                      "its own")
+    chain: int = number(1, least=1, most=100, help="jobs that follow one another, each going on where the last one ended: for queues "
+                        "that allow no requeue")
     job: str = text("", help="status, cancel, logs: a Slurm job id; empty: the last job of run.directory")
     output: str = text("", help="JSON file for the result; empty: only printed")

@@ -48,5 +48,6 @@ def start(config: SubmitConfig, overrides: list[str]) -> int:
     made = submit(job, config)
     print(report(made, job.directory))
     if config.output:
-        Path(config.output).write_text(json.dumps({"job": made.job, "script": str(made.script), "log": str(made.log)}) + "\n")
+        told = {"jobs": made.jobs, "script": str(made.script), "logs": [str(log) for log in made.logs]}
+        Path(config.output).write_text(json.dumps(told) + "\n")
     return 0

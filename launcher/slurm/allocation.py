@@ -12,7 +12,7 @@ class Allocation:
     """One start of a job.
 
     Args:
-        job: id that `scontrol` takes, of one member where it is an array.
+        job: id that `scontrol` takes: `12`, or `12_3` for a member of an array.
         restart: how often the job was requeued before.
         nodes: how many; a requeued job may have others than it was submitted with.
         node_list: their names in Slurm's short form.
@@ -36,5 +36,8 @@ def read_allocation(variables: Mapping[str, str]) -> Allocation:
     job, nodes, restart = (variables.get(name, "") for name in ("SLURM_JOB_ID", "SLURM_JOB_NUM_NODES", "SLURM_RESTART_COUNT"))
     if not re.fullmatch(r"\d+", job) or not re.fullmatch(r"[1-9]\d*", nodes):
         raise PortError("this is not the batch script of a Slurm job", do="start it by `hexareme submit`")
+    array, member = variables.get("SLURM_ARRAY_JOB_ID", ""), variables.get("SLURM_ARRAY_TASK_ID", "")
+    if re.fullmatch(r"\d+", array) and re.fullmatch(r"\d+", member):
+        job = f"{array}_{member}"
     return Allocation(job=job, restart=int(restart) if re.fullmatch(r"\d+", restart) else 0, nodes=int(nodes),
                       node_list=variables.get("SLURM_JOB_NODELIST", ""))

@@ -14,6 +14,7 @@ from ...conf.submit_schema import SubmitConfig
 from ..watch.watcher import validated
 from .history import SUBMITTED, History
 from .script import Job, render
+from .sweep import members
 from .tools import call
 
 SCRIPT_NAME = "job.sh"
@@ -24,14 +25,14 @@ class Submission:
     """What was given to Slurm.
 
     Args:
-        job: its id.
+        jobs: their ids; several only where they follow one another.
         script: the file.
-        log: where the job prints.
+        logs: where each of them prints; of an array, each of its members.
     """
 
-    job: str
+    jobs: list[str]
     script: Path
-    log: Path
+    logs: list[Path]
 
 
 def own_keys() -> set[str]:
@@ -55,11 +56,14 @@ def prepared(config: SubmitConfig, overrides: Sequence[str]) -> Job:
     if config.cluster.kind is not ClusterKind.slurm:
         raise ConfigError([Problem("cluster.kind", config.cluster.kind, "is not what submit is for", "add cluster=slurm")])
     words = run_overrides(overrides)
-    checked = validated(words, config.cluster.nodes * config.cluster.ranks_per_node)
+    runs = members(config.sweep, name=config.run.name, directory=config.run.directory)
+    ranks = config.cluster.nodes * config.cluster.ranks_per_node
+    checked, *_ = [validated([*words, *each], ranks) for each in runs or [[]]]
     folder = Path.cwd()
     if set(str(folder)) & set("\\\n\r\t"):
         raise ConfigError([Problem("run.directory", str(folder), "is below a folder whose name Slurm would change", "submit elsewhere")])
-    return Job(name=checked.run.name, directory=checked.run.directory, working_folder=folder, python=sys.executable, overrides=words)
+    return Job(name=config.run.name if runs else checked.run.name, directory=config.run.directory if runs else checked.run.directory,
+               working_folder=folder, python=sys.executable, overrides=words, members=runs)
 
 
 def submit(job: Job, config: SubmitConfig) -> Submission:
@@ -72,13 +76,31 @@ def submit(job: Job, config: SubmitConfig) -> Submission:
     job.folder.mkdir(parents=True, exist_ok=True)
     script = job.folder / SCRIPT_NAME
     script.write_text(render(job, config.cluster))
-    number = call(["sbatch", "--parsable", str(script)]).strip().partition(";")[0]
-    History(job.folder.parent).add(SUBMITTED, {"job": number})
-    return Submission(number, script, job.folder / f"job-{number}.log")
+    numbers: list[str] = []
+    for _ in range(config.chain):
+        after = [f"--dependency=afterany:{numbers[-1]}"] if numbers else []
+        numbers.append(call(["sbatch", "--parsable", *after, str(script)]).strip().partition(";")[0])
+        for name, directory in folders(job, numbers[-1]).items():
+            History(directory).add(SUBMITTED, {"job": name})
+    names = [f"job-{number}" for number in numbers]
+    if job.members:
+        names = [f"job-{number}_{member}" for number in numbers for member in range(len(job.members))]
+    return Submission(numbers, script, [job.folder / f"{name}.log" for name in names])
+
+
+def folders(job: Job, number: str) -> dict[str, Path]:
+    """The run folder of a job; those of an array's members by their own ids.
+
+    Args:
+        job: what was submitted.
+        number: Slurm's id for it.
+    """
+    own = job.folder.parent
+    return {number: own} | {f"{number}_{member}": own.with_name(f"{own.name}-{member}") for member in range(len(job.members))}
 
 
 def report(made: Submission, directory: str) -> str:
     """What the user is told."""
     name = shlex.quote(f"run.directory={directory}")
-    return (f"job {made.job}\nscript {made.script}\nlog {made.log}\n"
-            f"`hexareme submit action=status {name}` tells how it goes; logs and cancel are actions too")
+    lines = [*(f"job {number}" for number in made.jobs), f"script {made.script}", *(f"log {log}" for log in made.logs)]
+    return "\n".join([*lines, f"`hexareme submit action=status {name}` tells how it goes; logs and cancel are actions too"])

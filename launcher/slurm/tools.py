@@ -10,9 +10,9 @@ TOOL_SECONDS = 60.0  # a controller that restarts answers late; sbatch and scont
 
 
 class SlurmError(RunError):
-    """Slurm is not there, or has refused."""
+    """Slurm is not there, or has refused: what was asked for does not exist here."""
 
-    exit_code = 1
+    exit_code = 2
 
 
 def call(words: Sequence[str], *, seconds: float = TOOL_SECONDS) -> str:
