@@ -55,6 +55,7 @@ class Link:
         self.name, self.ranks, self.log = name, ranks, log
         self.ready: Message | None = None
         self.done = False
+        self.dismissed = False  # by us
         self.status: int | None = None  # exit code of ssh
         self.heard = time.monotonic()
         self._out, self._err = Reader(), b""
@@ -81,8 +82,8 @@ class Link:
                 self._unsent = self._unsent[os.write(self._stdin, self._unsent):]
         except BlockingIOError:
             return
-        except OSError:
-            self.hang_up()
+        except OSError:  # ssh has ended: `ended` will say so
+            self._unsent = b""
 
     def hear(self) -> Iterator[Message]:
         """What has come since the last call; prints what is meant for the user."""
@@ -132,6 +133,7 @@ class Link:
 
     def hang_up(self) -> None:
         """The host's front end ends itself and its ranks, as soon as it notices."""
+        self.dismissed = True
         if self._stdin >= 0:
             os.close(self._stdin)
             self._stdin = -1

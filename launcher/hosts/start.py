@@ -140,7 +140,7 @@ class Hosts:
                 poll.register(stream, select.POLLIN)
         poll.poll(POLL_SECONDS * 1000)
         for link in list(self._open):
-            for message in link.hear():
+            for message in list(link.hear()):  # all of it, before what it says may close the link
                 self._take(link, message)
 
     def _take(self, link: Link, message: Message) -> None:
@@ -196,8 +196,12 @@ class Hosts:
                                  "its link is cut; its ranks end themselves after the same time")
 
     def _lose(self, link: Link, why: str) -> None:
+        dismissed = link.dismissed
         link.close()
         self._forget(link)
+        if dismissed:  # we asked for it
+            self._codes.append(SIGNAL_CODE + signal.SIGKILL)
+            return
         who = f"host {link.name} (rank{'s' * (len(link.ranks) > 1)} {ranges(link.ranks)})"
         if not self._went:
             missing = Outcome(code=PEER_CODE, reason=reason_of(MissingRankError("", do="")), what=f"{who} did not start: {why}",

@@ -19,6 +19,7 @@ SECONDS = 60.0
 
 INIT = """set -e
 mount --make-rprivate / && mount -t proc proc /proc && mount --bind {folder}/hosts /etc/hosts
+mount --bind {folder}/ssh_config /etc/ssh/ssh_config
 echo {name} > /proc/sys/kernel/hostname && ip link set lo up
 exec {sshd} -D -e -f /dev/null -h {folder}/hostkey -o AuthorizedKeysFile={folder}/key.pub -o StrictModes=no -o UsePAM=no \
   -o PermitRootLogin=yes -o PasswordAuthentication=no -o PidFile=none -o SetEnv=PATH={path}

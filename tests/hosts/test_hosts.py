@@ -1,10 +1,13 @@
 """Two real hosts with two ranks each: a run to its end, over a link that was cut for five seconds, equal to one on one machine."""
 
+import shutil
 import subprocess
 import threading
 from pathlib import Path
 
 import pytest
+
+from tests.end_to_end.user import MARK, ROOT
 
 from .user import HostsUser
 
@@ -29,6 +32,18 @@ def local_losses(corpus: Path, user: HostsUser) -> dict:
     code, out, err = user.finish(user.start("hexareme", *user.words(corpus, "local"), "cluster.ranks_per_node=4", *STEPS))
     assert code == 0, out + err
     return user.steps("local")
+
+
+@pytest.mark.nightly
+@pytest.mark.skipif(shutil.which("pdsh") is None, reason="needs pdsh (Debian: pdsh)")
+def test_deepspeeds_own_front_end_trains_on_the_same_hosts(corpus, user):
+    (user.folder / "two").write_text("n1 slots=2\nn2 slots=2\n")
+    (user.folder / ".deepspeed_env").write_text(f"{MARK}={user.mark}\nOMP_NUM_THREADS=1\nGLOO_SOCKET_IFNAME=eth0\n")
+    address = user.rig.address("n1")
+    code, out, err = user.finish(user.start("deepspeed", "--hostfile", "two", "--master_addr", address, "--master_port", "29871",
+                                            str(ROOT / "launcher" / "train.py"), *user.words(corpus, "deepspeed")[1:], *STEPS))
+    assert code == 0, out + err
+    assert user.steps("deepspeed") == local_losses(corpus, user)
 
 
 def test_a_run_on_two_hosts_survives_a_cut_of_five_seconds_and_equals_one_machine(corpus, user):

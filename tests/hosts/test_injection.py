@@ -60,7 +60,8 @@ def test_the_same_through_a_real_sshd(rig, tmp_path):
     for name in HOSTILE[:6]:
         spy = place_spy(tmp_path, name)
         setup = {"overrides": HOSTILE}
-        ran = subprocess.run(rig.on("n0", *command(spy, config=str(rig.config)), folder=tmp_path), input=line(setup=setup), capture_output=True, check=True)
+        words = rig.on("n0", *command(spy, config=str(rig.config)), folder=tmp_path)
+        ran = subprocess.run(words, input=line(setup=setup), capture_output=True, check=True)
         *arguments, rest = ran.stdout.split(b"\0", 4)
         assert arguments == [os.fsencode(spy), b"-P", b"-m", NODE.encode()] and parsed(rest) == [{"setup": setup}]
     assert not list(tmp_path.glob("**/canary")) and not Path("/root/canary").exists()
