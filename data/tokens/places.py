@@ -72,11 +72,15 @@ def is_folder(path: str | os.PathLike[str]) -> bool:
 
 
 def _piece(piece: str) -> list[Place]:
+    if not piece:
+        raise DataError("an empty path is no token file", do=SPELLINGS)
     if raw := RAW.fullmatch(piece):
         form = RawFormat(int(raw["end"]), raw["dtype"] or "uint16")
         return [Place(_without_bin(file), raw=form) for file in _matching(raw["file"])]
     if Path(piece).is_dir():
         return [_corpus(Path(piece), "train")]
+    if Path(piece).is_file() and not Path(f"{piece}.bin").exists():  # a .bin, most likely, and only the user knows of which kind
+        raise DataError(f"{piece} is a file, but neither a corpus folder nor a prefix of two files", do=SPELLINGS, file=piece)
     if not has_magic(piece) or Path(f"{piece}.bin").exists():
         return [Place(Path(piece))]
     folders = [folder for folder in glob(piece) if (Path(folder) / FILE_NAME).is_file()]

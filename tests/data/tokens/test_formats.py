@@ -152,3 +152,13 @@ def test_documents_of_a_raw_file_go_across_blocks(tmp_path, monkeypatch):
         nanogpt(tmp_path / f"{bytes_at_once}.bin", [token for document in documents for token in document])
         file = open_corpus(f"{tmp_path}/{bytes_at_once}.bin@{END}")
         assert [file.document(number).tolist() for number in range(file.num_documents)] == documents
+
+
+@pytest.mark.parametrize(("spelling", "says"), [
+    ("{0}/train.bin", "is a file, but neither"), ("{0}/train.bin@1|", "an empty path"), ("", "an empty path"),
+])
+def test_a_spelling_that_lacks_something_says_which_there_are(tmp_path, spelling, says):
+    np.arange(3, dtype=np.uint16).tofile(tmp_path / "train.bin")
+    with pytest.raises(DataError, match=says) as caught:
+        open_corpus(spelling.format(tmp_path))
+    assert "train.bin@50256" in caught.value.do
