@@ -11,7 +11,7 @@ from .schema import Config, DataConfig
 class ProvenDataConfig(DataConfig):
     """A proof makes its own tokens."""
 
-    train: Any = text("made", help="not read: the ranks make their own tokens")
+    train: Any = text("made", help="not read: the ranks make their own tokens; of a corpus of task=chat rows of packed examples")
 
 
 @dataclass(kw_only=True)

@@ -29,7 +29,26 @@ def build_objective(wanted: ObjectiveConfig, model: ModelConfig, paths: Sequence
     """
     if wanted.name is ObjectiveName.causal:
         return None
-    vocabularies = [vocabulary_of(path) for path in paths]
+    return _build(wanted, model, [vocabulary_of(path) for path in paths])
+
+
+def made_objective(wanted: ObjectiveConfig, model: ModelConfig) -> Objective | None:
+    """The objective over made tokens, which no tokenizer names: its sentinels are the last ids of the vocabulary, and 0 ends a document.
+
+    Args:
+        wanted, model: as `build_objective`.
+
+    Raises:
+        DataError: the vocabulary has too few ids.
+    """
+    if wanted.name is ObjectiveName.causal:
+        return None
+    count = len(FILL_IN_THE_MIDDLE) if wanted.name is ObjectiveName.fill_in_the_middle else model.sequence_length // 2
+    sentinels = list(range(model.vocab_size - count, model.vocab_size))
+    return _build(replace(wanted, sentinels=sentinels), model, [Vocabulary(path="made", size=0, end_of_document=0, special_tokens={})])
+
+
+def _build(wanted: ObjectiveConfig, model: ModelConfig, vocabularies: Sequence[Vocabulary]) -> Objective:
     end = _agreed("the end of a document", {each.path: (each.end_of_document,) for each in vocabularies})[0]
     if wanted.name is ObjectiveName.span_corruption:
         return _span_corruption(wanted, model, vocabularies, end)

@@ -3,7 +3,8 @@
 Shapes: B samples, S sequence, V vocabulary.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -11,18 +12,22 @@ import torch.nn.functional as F
 from torch import nn
 
 from ...conf.schema import Config, OptimizerName
+from ...conf.sources import sources
+from ...data.samples.batch import Batch
 from ...parallel.context import LayerGroups, ParallelContext
 from ...parallel.partition import ShardSpec
 from ...parallel.partition_module import placed_buffers, placed_parameters
 from ...parallel.topology import Topology
 from ..batch import BatchPlan
 from ..checkpoint.fragment import Fragment
+from ..corpora import task_of
 from ..engine.optimizer import build_optimizer, parameter_groups
 from ..inputs import MicroBatch, micro_batch
 from ..model.build import build_model
 from ..model.precision import autocast
 from ..model.routing import collect_routing, set_auxiliary_scale, set_routing_tape, update_router_bias
 from ..model.routing_tape import RoutingTape
+from ..objectives import made_objective
 from ..run import build
 from ..schedule import schedule_factor
 from .tokens import proof_batch
@@ -49,9 +54,9 @@ def run_layout(rank: int, config: Config, steps: int, experts: Choices) -> Trace
     built = build(config, context, DEVICE, plan)
     tape = RoutingTape(experts)
     set_routing_tape(built.engine.module, tape)
-    trace = Trace()
+    trace, make = Trace(), maker(config)
     for step in range(steps):
-        micros = _micro_batches(config, plan.samples(step, context.coordinate.dp), step, groups)
+        micros = _micro_batches(config, make(plan.samples(step, context.coordinate.dp)), step, groups)
         if step == 0:
             with built.state.watching_gradients() as gradients:
                 result = built.engine.train_step(micros).healthy()
@@ -84,9 +89,9 @@ def run_plain(rank: int, config: Config, steps: int, micro_size: int, experts: C
     set_auxiliary_scale(model, 1 / size)
     optimizer = _plain_optimizer(model, config)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule_factor(config.schedule, total_steps=config.train.steps))
-    trace = Trace()
+    trace, make = Trace(), maker(config)
     for step in range(steps):
-        micros = _micro_batches(config, range(step * size, (step + 1) * size), step, groups, micro_size=micro_size)
+        micros = _micro_batches(config, make(range(step * size, (step + 1) * size)), step, groups, micro_size=micro_size)
         trace.losses.append(_plain_backward(model, micros, config.train.precision.value))
         # as clip_grad_norm_, but in fp64: in fp32 torch's norm of a large embedding is 4e-5 off on a CPU
         norm = torch.stack([p.grad.double().norm() for p in model.parameters() if p.grad is not None]).norm()
@@ -131,12 +136,17 @@ def _plain_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
     return build_optimizer(parameter_groups(placed_parameters(model), o), o, device=DEVICE, offloaded=False)
 
 
-def _micro_batches(config: Config, samples: Iterable[int], step: int, groups: LayerGroups, micro_size: int = 0) -> list[MicroBatch]:
+def maker(config: Config) -> Callable[[Sequence[int]], Batch]:
+    """Makes samples such as the run would train on: packed rows where its corpus is one of conversations, and changed by its objective."""
+    path, model = sources(config.data.train)[0].path, config.model
+    return partial(proof_batch, vocab_size=model.vocab_size, sequence_length=model.sequence_length, document_mask=config.data.document_mask,
+                   packed=task_of(path).kind == "chat", objective=made_objective(config.data.objective, model))
+
+
+def _micro_batches(config: Config, batch: Batch, step: int, groups: LayerGroups, micro_size: int = 0) -> list[MicroBatch]:
     """This rank's part of a step."""
-    mask = config.data.document_mask
-    batch = proof_batch(list(samples), vocab_size=config.model.vocab_size, sequence_length=config.model.sequence_length, document_mask=mask)
-    parts = batch.split(micro_size or config.batch.micro_size)
-    return [micro_batch(part, step=step, document_mask=mask, device=DEVICE, groups=groups) for part in parts]
+    return [micro_batch(part, step=step, document_mask=config.data.document_mask, device=DEVICE, groups=groups)
+            for part in batch.split(micro_size or config.batch.micro_size)]
 
 
 def _portions(fragments: Iterable[Fragment], *kinds: str) -> list[Portion]:

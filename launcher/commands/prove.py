@@ -11,7 +11,9 @@ from ...conf.compose import compose
 from ...conf.errors import ConfigError, Problem
 from ...conf.prove_schema import ProveConfig
 from ...conf.schema import Config, OptimizerName, Precision
+from ...conf.sources import all_sources, sources, stages
 from ...core.combine import problems
+from ...core.corpora import task_rules
 from ...core.proof.gate import gate_cases
 from ...core.proof.layouts import Case, smaller_layouts
 from ...core.proof.shrink import least_processes, shrink, training_config
@@ -56,7 +58,8 @@ def scaled_down(config: ProveConfig) -> tuple[Config, list[Case]]:
     """
     whole = training_config(config)
     world_size = max(config.cluster.nodes * config.cluster.ranks_per_node, least_processes(whole.parallel))
-    wrong = [*problems(whole, world_size=world_size), *unproven(whole)]
+    named = [("data.train", path) for path in all_sources(sources(whole.data.train), stages(whole.data.stages)) if Path(path).is_dir()]
+    wrong = [*problems(whole, world_size=world_size), *unproven(whole), *task_rules(whole, named)]
     if wrong:
         raise ConfigError(wrong)
     small, processes = shrink(whole, processes=config.processes, steps=config.steps)

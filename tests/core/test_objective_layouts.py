@@ -1,8 +1,13 @@
 """Objectives, mixtures, stages and ramp-ups on every axis: each loss and norm is that of a plain torch loop over the same samples."""
 
+import json
 from functools import cache
 
+import numpy as np
 import pytest
+from hexareme.conf.compose import compose
+from hexareme.core.proof.ranks import maker
+from hexareme.launcher import cli
 
 from ..data.token_files import random_documents, write_tokens
 from .layout_runs import SAME, chain, composed, course_of, difference, evaluated, plain, samples_of, start
@@ -126,3 +131,12 @@ def test_killed_in_each_stage_it_goes_on_on_another_layout(staged, tmp_path):
     starts = [(*WIDER["tp2 x pp2"], 2), (*LAYOUTS["cp2"], 4), (*LAYOUTS["pp2"], 5), (*LAYOUTS["dp2"], 6), (*WIDER["tp2 x pp2"], 0)]
     chain(tmp_path, words, starts)
     agrees(tmp_path, reference)
+
+
+@pytest.mark.parametrize("name", ["span_corruption", pytest.param("fill_in_the_middle", marks=pytest.mark.nightly)])
+def test_a_proof_is_one_of_the_objective(name, tmp_path, capsys):
+    words = ["prove", "experiment=debug", "steps=2", f"data.objective.name={name}", "parallel.tp=2", "parallel.pp=2", "batch.micro_size=1"]
+    assert cli.main([*words, "only=tp2 x pp2, ZeRO-1, SP", f"output={tmp_path / 'proof.json'}"]) == 0, capsys.readouterr().out
+    assert json.loads((tmp_path / "proof.json").read_text())["agrees"]
+    made, plain = (maker(compose("train", ["experiment=debug", "data.train=made", *more]))(range(4)) for more in (words[3:4], []))
+    assert not np.array_equal(made.loss_mask_BS, plain.loss_mask_BS) and made.tokens_BS.max() > 470  # sentinels are the last ids of 512

@@ -1,6 +1,7 @@
 """Packed conversations on every axis: each loss and norm is that of a plain torch loop on one process, over the same rows."""
 
 import pytest
+from hexareme.core.evaluation_data import open_judged
 from hexareme.data.finetune.prepare import prepare_task
 from hexareme.data.finetune.settings import TaskRecipe
 from hexareme.launcher import cli
@@ -88,6 +89,14 @@ def test_killed_on_one_layout_it_goes_on_on_another(words, reference, tmp_path):
     assert found["loss"] == pytest.approx(reference.validation[4], rel=SAME) and found["targets"] == "answers"
 
 
+def test_examples_that_share_a_row_never_see_each_other_in_an_evaluation(words):
+    """Also where the model was trained on text without a document mask."""
+    config = composed("unused", words)
+    judged = open_judged(config.data.train[0].path, "validation", objective=config.data.objective, model=config.model, document_mask=False,
+                         first=lambda opening: opening())
+    assert judged.document_mask and judged.targets == "answers"
+
+
 @pytest.mark.nightly
 def test_answers_have_no_bigram_model_beside_them(words, tmp_path, capfd):
     start(composed(tmp_path, f"{words} train.steps=1"), 1)
@@ -103,3 +112,12 @@ def test_killed_in_each_step_it_ends_bit_for_bit_as_if_nobody_had(words, name, t
     chain(tmp_path / "killed", words, [(ranks, overrides, dies) for dies in (1, 2, 3, 4, 0)])
     assert course_of(tmp_path / "killed") == course_of(tmp_path / "whole")
     assert samples_of(tmp_path / "killed") == samples_of(tmp_path / "whole")
+
+
+@pytest.mark.nightly
+def test_a_proof_is_one_of_packed_rows(words, tmp_path, capsys):
+    proof = ["prove", "experiment=debug", "steps=4", *words.split(), "parallel.tp=2", "parallel.pp=2", "batch.micro_size=1",
+             f"output={tmp_path / 'proof.json'}"]
+    assert cli.main(proof) == 0, capsys.readouterr().out
+    assert cli.main([*proof, "data.document_mask=false"]) == 2
+    assert "lets examples that share a row attend to each other" in capsys.readouterr().err

@@ -10,6 +10,7 @@ import pytest
 from hexareme.conf.compose import compose
 from hexareme.conf.schema import Config
 from hexareme.core.combine import problems
+from hexareme.core.objectives import made_objective
 from hexareme.core.proof.compare import FIRST_LOSS, GRADIENT, LOSS, NORM, PARAMETER, judge, widened
 from hexareme.core.proof.gate import GATE, gate_cases
 from hexareme.core.proof.layouts import Case, Expected, smaller_layouts
@@ -141,6 +142,22 @@ def test_samples_are_a_function_of_their_numbers():
     assert np.array_equal(np.cumsum(starts, axis=1) - 1, many.documents_BS) and starts.sum() > 2 * 64
     plain = proof_batch(range(4), vocab_size=128, sequence_length=32, document_mask=False)
     assert not plain.documents_BS.any() and np.array_equal(plain.positions_BS[2], np.arange(32))
+
+
+def test_samples_of_packed_rows_and_of_an_objective():
+    sizes = {"vocab_size": 128, "sequence_length": 32, "document_mask": True}
+    rows, plain = proof_batch(range(64), packed=True, **sizes), proof_batch(range(64), **sizes)
+    ends = np.diff(rows.documents_BS, axis=1) > 0
+    assert (rows.targets_BS[:, :-1] != rows.tokens_BS[:, 1:])[ends].mean() > 0.8  # chance makes some equal
+    padding = (rows.tokens_BS == 0) & (rows.targets_BS == 0) & (rows.documents_BS == rows.documents_BS[:, -1:])
+    assert padding[:, -1].sum() > 40 and not rows.loss_mask_BS[padding[:, -1], -1].any() and (rows.loss_mask_BS.sum(axis=1) >= 1).all()
+    assert np.array_equal(rows.positions_BS == 0, np.diff(rows.documents_BS, axis=1, prepend=-1) > 0)
+    config = training("model=debug", "data.objective.name=span_corruption", "model.vocab_size=128", "model.sequence_length=32")
+    spans = made_objective(config.data.objective, config.model)
+    corrupted = proof_batch(range(64), objective=spans, **sizes)
+    assert np.array_equal(corrupted.documents_BS, plain.documents_BS) and (corrupted.tokens_BS >= 112).any()
+    alone = proof_batch([7], objective=spans, **sizes)
+    assert np.array_equal(alone.tokens_BS[0], corrupted.tokens_BS[7]) and 0 < corrupted.loss_mask_BS.mean() < 0.6
 
 
 # what is compared
