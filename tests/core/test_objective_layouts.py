@@ -89,7 +89,7 @@ def test_more_stages_are_a_plain_loop(corpora, name, objective, tmp_path):
     agrees(tmp_path / "run", plain(composed(tmp_path / "plain", deeper)))
 
 
-@pytest.mark.parametrize("objective", ["spans", "middle", pytest.param("fim", marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("objective", ["spans", *(pytest.param(name, marks=pytest.mark.nightly) for name in ("fim", "middle"))])
 def test_killed_on_one_layout_it_goes_on_on_another(corpora, references, objective, tmp_path):
     """Each start but the last dies as its second step is done: the steps from the checkpoint on are made again by the next layout."""
     starts = [(*layout, dies) for layout, dies in zip(LAYOUTS.values(), (2, 3, 4, 0), strict=True)]
