@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hexareme.data.clean.settings import CleanSettings, DuplicateSettings
 from hexareme.data.errors import DataError
-from hexareme.data.prepare.prepare import Recipe, prepare
+from hexareme.data.prepare.prepare import NoProgress, Recipe, prepare
 from hexareme.data.tokenizer.tokenizer import load_tokenizer
 from hexareme.data.tokens.description import read_description
 from hexareme.data.tokens.merge import to_corpus
@@ -95,6 +95,36 @@ def test_cleaned_documents_keep_their_place_and_relative_paths_do_not_count(raw,
     made = [prepare([*names, str(twice)], tmp_path / f"{workers}", recipe, workers=workers).folder for workers in (1, 3)]
     assert wrong(made[0], {**found, (str(twice), 2): "only here " * 20}) == []
     assert contents(made[0]).items() >= {k: v for k, v in contents(made[1]).items() if k.endswith((".bin", ".jsonl"))}.items()
+
+
+class Interrupt(Exception):
+    """As Ctrl-C would."""
+
+
+class Stops(NoProgress):
+    """Raises at the n-th result."""
+
+    def __init__(self, after: int) -> None:
+        self._left = after
+
+    def advance(self, input_bytes: int, documents: int, text_bytes: int) -> None:
+        self._left -= 1
+        if not self._left:
+            raise Interrupt
+
+
+def test_an_interrupted_one_goes_on_from_elsewhere(raw, corpus, tmp_path, monkeypatch):
+    """Stopped within a file, then within the folder; called again with other spellings of the same paths."""
+    recipe, output = Recipe(**{**RECIPE, **tokenizer_of(corpus)}), tmp_path / "on"
+    for after, spelled in ((1, os.path.abspath), (2, os.path.relpath)):
+        with pytest.raises(Interrupt):
+            prepare([spelled(path) for path in raw[0]], output, recipe, workers=1, progress=Stops(after), journal_seconds=0)
+    monkeypatch.chdir(tmp_path)
+    prepare([os.path.relpath(path) for path in raw[0]], output, recipe, workers=1)
+    found, expected = contents(output), contents(corpus)
+    # Another tokenizer was given; the bad records are listed as the user spelled their files.
+    own = ("prepare.json", "rejects.jsonl", *(name for name in expected if name.endswith(".stamp.json")))
+    assert {name for name in expected if name not in own and found[name] != expected[name]} == set()
 
 
 def test_merged_corpora_keep_what_they_know(raw, corpus, tmp_path):
