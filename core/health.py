@@ -12,7 +12,8 @@ from typing import Any, Self
 from ..conf.health_schema import HealthConfig, NonFinite, Spike
 from .errors import NonFiniteError
 
-LOWER_THE_RATE = "look at these documents, or go on from the last checkpoint with a lower optimizer.learning_rate"
+LOWER_THE_RATE = ("look at these documents (`hexareme inspect directory=<run> step=<step>` names their raw files), or go on from the last "
+                  "checkpoint with a lower optimizer.learning_rate")
 FEWEST = 16  # healthy steps before a loss is judged
 NEAR = 32  # steps whose median is where the course is now
 DEVIATION = 1.4826  # standard deviation of a normal distribution, in units of its median absolute deviation
