@@ -52,7 +52,7 @@ def test_a_cut_link_ends_both_sides_and_names_the_host(corpus, user):
 
 @pytest.mark.nightly
 def test_a_stopped_rank_is_named_and_ends_both_hosts(corpus, user):
-    process = under_way(user, corpus)
+    process = under_way(user, corpus, "run.hang_timeout=25")
     kill(user.rank(1), signal.SIGSTOP)
     line = ended(user, process, 5)
     assert line.startswith("ERROR 5 rank=1 ") and "(host n2," in line and "stopped (state T)" in line

@@ -17,7 +17,8 @@ from .rig import Rig
 TINY = ("experiment=debug", "data.validation=none", "model.num_layers=2", "model.hidden_size=64", "model.ffn_hidden_size=128",
         "model.num_heads=2", "model.num_kv_heads=2", "model.sequence_length=64", "model.dropout=0.1", "batch.global_size=4",
         "batch.micro_size=1", "schedule.warmup_steps=2", "tracking.wandb=disabled", "tracking.console_interval=1")
-LINK_TIMEOUT, HANG_TIMEOUT = 8, 10
+LINK_TIMEOUT = 8
+HANG_TIMEOUT = 90  # on a busy machine importing torch alone is one silent half of a minute
 START_SECONDS = 600.0  # interpreters import torch on a machine that others use as well
 
 
