@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from secrets import token_hex
@@ -20,6 +20,7 @@ from ..watch.watcher import validated
 from .allocation import Allocation, read_allocation
 from .decide import Decision, Ended, decide, seen_by_slurm
 from .history import ENDED, STARTED, History, futile_restarts
+from .nodes import bad_nodes, exclude, host_names, node_of, remaining
 from .step import Step, srun_words
 from .tools import SlurmError, call, show_job
 
@@ -58,10 +59,12 @@ def run_job(config: Config, overrides: Sequence[str], allocation: Allocation) ->
     decision = judge(ended, config, allocation, history, before=step)
     after = newest_step(directory)
     history.add(ENDED, {"job": allocation.job, "restart": allocation.restart, "code": ended.code, "step": after, "why": decision.why,
-                        "requeue": decision.requeue, "rank": ended.cause.get("rank"), "what": ended.cause.get("what") or ""})
+                        "requeue": decision.requeue, "rank": ended.cause.get("rank"), "what": ended.cause.get("what") or "",
+                        "node": guilty_node(ended, config, allocation)})
     say(f"exit code {ended.code} at step {after}; {'requeued' if decision.requeue else 'not requeued'}: {decision.why}")
     if decision.requeue:
         requeue(allocation.job, after)
+        avoid(allocation.job, bad_nodes(history.rows()))
     return ended.code
 
 
@@ -140,6 +143,38 @@ def requeue(job: str, step: int) -> None:
         call(["scontrol", "requeue", job])
     except SlurmError as error:
         say(f"WARNING: the job could not be requeued: {error} (do: submit the run again; it goes on from step {step})")
+
+
+def guilty_node(ended: Attempt, config: Config, allocation: Allocation) -> str:
+    """Where the first cause was; empty where nobody knows."""
+    try:
+        return node_of(ended.cause.get("rank"), host_names(allocation.node_list), config.cluster.ranks_per_node)
+    except SlurmError:
+        return ""
+
+
+def avoid(job: str, bad: Mapping[str, str]) -> None:
+    """Keeps a job that stands in the queue again off nodes that failed, as long as enough others are left.
+
+    Args:
+        job: its id.
+        bad: node -> why.
+    """
+    if not bad:
+        return
+    try:
+        shown = show_job(job)
+        before = [] if shown.get("ExcNodeList", "(null)") == "(null)" else host_names(shown["ExcNodeList"])
+        names = sorted({*before, *bad})
+        needed = int(shown.get("NumNodes", "1").partition("-")[0])
+        if (left := remaining(shown["Partition"], names)) < needed:
+            say(f"WARNING: {', '.join(bad)} failed, but without {'them' if len(bad) > 1 else 'it'} only {left} nodes are left for {needed}")
+            return
+        exclude(job, names)
+        for node, why in bad.items():
+            say(f"node {node} is avoided from now on: {why}")
+    except (SlurmError, ValueError, KeyError) as error:
+        say(f"WARNING: {', '.join(bad)} could not be excluded: {error}")
 
 
 def say(what: str) -> None:

@@ -10,7 +10,7 @@ from ...conf.cluster_schema import ClusterConfig
 
 FOLDER = "slurm"  # in the run folder: scripts, logs, history
 JOB_MODULE = "hexareme.launcher.slurm.job"
-PLAIN = re.compile(r"[A-Za-z0-9_./:=,@+-]+")
+PLAIN = re.compile(r"[A-Za-z0-9_./:=,@%+-]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,5 +102,9 @@ def job_name(run: str) -> str:
 
 
 def slurm_quote(value: str) -> str:
-    """A value as sbatch reads it letter by letter in a #SBATCH line: blanks and quotes would end it, a backslash keeps the next letter."""
-    return "".join(letter if PLAIN.fullmatch(letter) or not letter.isascii() or letter in "%" else f"\\{letter}" for letter in value)
+    """A value as sbatch reads it letter by letter in a #SBATCH line; it has no newline. Tried on Slurm 22.05: a backslash before a blank
+    does not keep the blank, quotes do."""
+    if PLAIN.fullmatch(value):
+        return value
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

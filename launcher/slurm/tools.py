@@ -1,5 +1,6 @@
 """Slurm's own programs, called by lists of words: never by a shell."""
 
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -65,5 +66,4 @@ def fields_of(line: str) -> dict[str, str]:
 
 def is_job(text: str) -> bool:
     """Whether a text is a job's id: `12`, or `12_3` of an array."""
-    number, _, task = text.partition("_")
-    return number.isdecimal() and number.isascii() and (not task or (task.isdecimal() and task.isascii()))
+    return re.fullmatch(r"[0-9]+(_[0-9]+)?", text) is not None

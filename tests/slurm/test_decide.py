@@ -9,6 +9,7 @@ from hexareme.launcher.slurm.allocation import read_allocation
 from hexareme.launcher.slurm.decide import Ended, decide, seen_by_slurm
 from hexareme.launcher.slurm.history import ENDED, STARTED, SUBMITTED, History, futile_restarts
 from hexareme.launcher.slurm.jobs import starts
+from hexareme.launcher.slurm.nodes import bad_nodes, node_of
 from hexareme.launcher.slurm.step import true_code
 from hexareme.launcher.slurm.tools import SlurmError, call, fields_of, is_job
 
@@ -113,6 +114,24 @@ def test_a_failing_scontrol_is_reported(tmp_path, monkeypatch, capsys):
     assert job_module.ask("7") == (False, 0)
 
 
+def failed(node, code=137):
+    return {"event": ENDED, "job": "7", "code": code, "rank": 2, "node": node, "what": "killed"}
+
+
+@pytest.mark.parametrize(("told", "bad"), [
+    ([], []), ([failed("n2")], []), ([failed("n2"), failed("n2")], ["n2"]), ([failed("n1"), failed("n2")], []),
+    ([failed("n2"), *rows("S"), failed("n2")], []), ([failed("n2", 75), failed("n2", 75)], []), ([failed(""), failed("")], []),
+    ([failed("n2"), failed("n1"), failed("n2")], ["n2"]),
+])
+def test_bad_nodes(told, bad):
+    found = bad_nodes(told)
+    assert list(found) == bad and all("2 failures began there" in why and "rank 2: killed" in why for why in found.values())
+
+
+def test_the_node_of_a_rank():
+    assert [node_of(rank, ["n1", "n2"], 2) for rank in (0, 1, 2, 3, 4, -1, None, True)] == ["n1", "n1", "n2", "n2", "", "", "", ""]
+
+
 def test_a_missing_or_silent_program(tmp_path, monkeypatch):
     with pytest.raises(SlurmError, match="no `no-such-program` on the PATH"):
         call(["no-such-program"])
@@ -126,7 +145,7 @@ def test_the_history_survives_a_torn_line(tmp_path):
     assert history.rows() == []
     history.add(STARTED, {"job": "7", "step": 0, "restart": 0, "nodes": "n1"})
     with history.path.open("a") as stream:
-        stream.write('{"event": "ended", "jo\n')
+        stream.write('{"event": "ended", "jo')
     history.add(ENDED, {"job": "7", "step": 4, "code": 137, "why": "exit code 137"})
     assert [row["event"] for row in history.rows()] == [STARTED, ENDED]
     assert starts(history.rows(), "7") == [{"restart": 0, "nodes": "n1", "from_step": 0, "to_step": 4, "code": 137, "why": "exit code 137"}]

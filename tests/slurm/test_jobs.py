@@ -79,6 +79,18 @@ def test_five_preemptions_in_a_row(submitted, reference):
 
 
 @pytest.mark.nightly
+def test_a_node_that_fails_twice_is_avoided(submitted):
+    run = submitted("run", "cluster.nodes=1", "cluster.ranks_per_node=2")
+    for number, step in ((1, 5), (2, 9)):
+        run.await_step(step)
+        run.rig.on("n1", "kill", "-9", str(max(run.tasks("n1"))))
+        run.await_requeue(number)
+    assert run.await_end() == "COMPLETED", run.log()
+    assert [row["nodes"] for row in run.history("started")] == ["n1", "n1", "n2"]
+    assert "node n1 is avoided from now on: 2 failures began there, the last with exit code 137" in run.log()
+
+
+@pytest.mark.nightly
 def test_a_power_cut_of_a_node(submitted, reference):
     run = submitted("run")
     run.await_step(6)

@@ -69,14 +69,14 @@ def test_every_key_has_its_line():
                             time_limit="1-12:00:00", signal_seconds=90, cpus_per_rank=7, gpus_per_node=4, memory="64G", requeue=False)
     lines = [line.removeprefix("#SBATCH ") for line in render(job(), cluster).splitlines() if line.startswith("#SBATCH")]
     assert lines == ["--job-name=run", "--nodes=3", "--ntasks-per-node=4", "--cpus-per-task=7", "--gpus-per-node=4", "--mem=64G",
-                     "--partition=gpu", "--account=a", "--qos=high", "--constraint=a100\\&ib", "--exclude=n\\[3,7-9\\]",
+                     "--partition=gpu", "--account=a", "--qos=high", '--constraint="a100&ib"', '--exclude="n[3,7-9]"',
                      "--time=1-12:00:00", "--signal=B:USR1@90", "--no-requeue", "--open-mode=append", "--chdir=/work",
                      "--output=/work/runs/run/slurm/job-%j.log"]
 
 
 def test_names_and_paths():
     assert job_name("a b;c\n") == "a_b_c_" and job_name("日") == "_" and job_name("") == "hexareme"
-    assert slurm_quote("/a b/c'd\"e#f") == "/a\\ b/c\\'d\\\"e\\#f"
+    assert slurm_quote("/a b/c'd\"e#f") == "\"/a b/c'd\\\"e#f\"" and slurm_quote("/a/50%%/job-%j.log") == "/a/50%%/job-%j.log"
 
 
 @pytest.mark.parametrize(("limit", "seconds"), [("30", 1800), ("30:15", 1815), ("2:00:00", 7200), ("1-12", 129600), ("1-12:30", 131400),
