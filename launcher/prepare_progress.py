@@ -53,7 +53,11 @@ class Meter:
         if not self.total:
             return f"prepare: {self.name}"
         part = 100 * self.done // self.total
-        return f"prepare: {self.name} {part} %, {self.documents:,} documents, {self.rate:.1f} MB/s, {self.seconds_left:.0f} s left"
+        return ", ".join([f"prepare: {self.name} {part} %", *self.facts(), f"{self.seconds_left:.0f} s left"])
+
+    def facts(self) -> list[str]:
+        """Documents and pace; nothing where no text is read, as in the search for duplicates."""
+        return [f"{self.documents:,} documents", f"{self.rate:.1f} MB/s"] if self.text_bytes else []
 
 
 class PrepareProgress:
@@ -102,7 +106,7 @@ class PrepareProgress:
         meter = self._meter
         meter.add(input_bytes, documents, text_bytes)
         if self._bar:
-            self._bar.update(self._task, advance=input_bytes, rate=f"{meter.documents:,} documents  {meter.rate:.1f} MB/s")
+            self._bar.update(self._task, advance=input_bytes, rate="  ".join(meter.facts()))
         elif time.monotonic() - self._spoken >= QUIET_SECONDS:
             self._say(meter.line())
 

@@ -12,6 +12,7 @@ from ..clean.settings import DuplicateSettings
 from ..clean.signatures import SignatureShape
 from ..tokens.description import describe_file
 from .journal import StagingDamaged
+from .progress import Progress
 
 SIGNATURES = "signatures"
 _VERDICT = "verdict"
@@ -25,13 +26,29 @@ def signature_shape(settings: DuplicateSettings) -> SignatureShape | None:
     return SignatureShape(near=settings.near, words=settings.shingle, bands=settings.bands, rows=settings.rows, seed=settings.seed)
 
 
-def search_duplicates(staging: Path, shape: SignatureShape, similarity: float) -> dict[str, Any]:
+def search_duplicates(staging: Path, shape: SignatureShape, similarity: float, progress: Progress) -> dict[str, Any]:
     """Writes the verdict, one byte for each document: 0 it stays, else the code of the rule that removes it.
+
+    Args:
+        staging: where the signatures lie.
+        shape: of the signatures.
+        similarity: from which documents are near duplicates.
+        progress: is told how much of the work is done, as bytes of the signatures.
 
     Returns:
         For `load_verdict`; plain values.
     """
-    found = find_duplicates(staging / SIGNATURES, shape, similarity=similarity, folder=staging / _WORK)
+    total = (staging / SIGNATURES).stat().st_size
+    progress.phase("looking for duplicates", total)
+    told = 0
+
+    def tell(part: float) -> None:
+        nonlocal told
+        more = int(part * total) - told
+        told += more
+        progress.advance(more, 0, 0)
+
+    found = find_duplicates(staging / SIGNATURES, shape, similarity=similarity, folder=staging / _WORK, progress=tell)
     path = staging / _VERDICT
     with path.open("wb") as stream:
         found.codes.tofile(stream)

@@ -115,8 +115,7 @@ class Preparation:
         gone = None
         if shape:
             if self._journal.result("duplicates") is None:
-                self._progress.phase("looking for duplicates", 0)
-                verdict = search_duplicates(self._folder, shape, settings.duplicates.similarity)
+                verdict = search_duplicates(self._folder, shape, settings.duplicates.similarity, self._progress)
                 self._journal.finish("duplicates", verdict)
             gone = load_verdict(self._folder, self._journal.result("duplicates"))
         return StoredInput(self._folder / "store", self._cleaned["store"], gone)

@@ -6,6 +6,7 @@ import pytest
 from hexareme.conf.errors import ConfigError
 from hexareme.data.tokens.token_file import open_corpus
 from hexareme.launcher.commands import prepare as command
+from hexareme.launcher.prepare_progress import Meter
 
 
 def test_the_command(tmp_path, capsys):
@@ -56,3 +57,11 @@ def test_settings_that_cannot_be(overrides, key):
     with pytest.raises(ConfigError) as caught:
         command.main(overrides)
     assert [problem.key for problem in caught.value.problems] == [key]
+
+
+def test_a_pass_that_reads_no_text_shows_no_pace_of_text():
+    meter = Meter("looking for duplicates", 200, lambda: 0.0)
+    meter.add(50, 0, 0)
+    assert meter.line() == "prepare: looking for duplicates 25 %, 0 s left"
+    meter.add(50, 3, 10)
+    assert meter.line().startswith("prepare: looking for duplicates 50 %, 3 documents, ")
