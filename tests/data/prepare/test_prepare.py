@@ -79,9 +79,7 @@ def test_two_workers_write_the_same(lines, reference, tmp_path):
 
 def test_one_two_and_seven_workers_clean_alike_and_write_the_same(existing, tmp_path):
     """In eight chunks or more, so that each of seven workers has one; most of each is no text, so that it takes no time."""
-    texts = repeated_documents(800, size=600)
-    file = tmp_path / "a.jsonl"
-    file.write_text("".join(json.dumps({"other": "x" * 10_000, "text": text}) + "\n" for text in texts))
+    file = write_lines(tmp_path / "a.jsonl", repeated_documents(800, size=600), other=10_000)
     found = {}
     for workers in (1, 2, 7):
         run, told = Run([str(file)], tmp_path / str(workers), settings(existing), clean=True, workers=workers), Told()
