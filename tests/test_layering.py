@@ -25,7 +25,8 @@ HOMES = {
 }
 # Run before torch is imported, or without it: nothing on their way may import it at the top of a module.
 LIGHT = ("launcher/cli.py", "launcher/help.py", "launcher/train.py", "launcher/watch/watcher.py", "launcher/local.py", "launcher/rank.py",
-         "launcher/commands/train.py", "launcher/commands/plan.py", "launcher/commands/prove.py",
+         "launcher/commands/submit.py", "launcher/slurm/job.py", "launcher/slurm/task.py",
+         "launcher/commands/train.py", "launcher/commands/plan.py", "launcher/commands/prove.py", "launcher/hosts/node.py",
          "core/combine.py", "core/corpora.py", "core/batch.py", "core/errors.py", "core/pulse.py", "core/oversight.py", "core/heartbeat.py",
          "core/waiting.py", "launcher/watch/hang.py", "launcher/watch/vigil.py")
 
