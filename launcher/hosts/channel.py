@@ -6,7 +6,6 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any
 
 from .messages import Message, Reader, line
 
@@ -30,9 +29,9 @@ class Channel:
         os.dup2(2, 1)
         self._lock = threading.Lock()
 
-    def tell(self, **message: Any) -> None:
+    def tell(self, message: Message) -> None:
         """Sends one message. That nobody hears it any more is noticed by `messages`."""
-        content = memoryview(line(**message))
+        content = memoryview(line(message))
         with self._lock, suppress(OSError):
             while content:
                 content = content[os.write(self._writer, content):]

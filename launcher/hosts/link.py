@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from ..processes import exit_code
 from ..watch.vigil import watched_signals
@@ -67,10 +66,10 @@ class Link:
         """Descriptors to wait for."""
         return [stream for stream in (self.stdout, self.stderr) if stream >= 0]
 
-    def tell(self, **message: Any) -> None:
+    def tell(self, message: Message) -> None:
         """Sends a message, as soon as the host takes it."""
         if len(self._unsent) < MOST_WAITING:
-            self._unsent += line(**message)
+            self._unsent += line(message)
         self.flush()
 
     def flush(self) -> None:

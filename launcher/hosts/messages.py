@@ -17,7 +17,7 @@ LONGEST = 1 << 24  # bytes of a line: beyond it nobody speaks our language
 Message = dict[str, Any]
 
 
-def line(**message: Any) -> bytes:
+def line(message: Message) -> bytes:
     """One message as it travels; any string arrives as it was, lone surrogates (undecodable bytes of an argument) included."""
     return MARK + json.dumps(message).encode("ascii") + b"\n"
 

@@ -44,21 +44,21 @@ def main() -> int:
     try:
         listener, address = prepare(setup)
     except (RunError, ConfigError, OSError) as error:
-        channel.tell(refused=asdict(outcome_of(error)))
+        channel.tell({"refused": asdict(outcome_of(error))})
         return 1
-    channel.tell(ready={"host": os.uname().nodename, "address": address, "port": listener.getsockname()[1] if listener else 0})
+    channel.tell({"ready": {"host": os.uname().nodename, "address": address, "port": listener.getsockname()[1] if listener else 0}})
     go = next(each["go"] for each in told if "go" in each)
     threading.Thread(target=_obey, args=(told,), name="hexareme-orders", daemon=True).start()
     seats = Seats(first=setup["first"], count=setup["count"], world_size=setup["world_size"], address=go["address"], port=go["port"])
     printed = _output_to(channel)
     processes = start_ranks(setup["overrides"], seats, start_program, token=setup["token"], listener=listener)
     crew = Crew(processes, Path(setup["run"]), membership=Membership(digest(setup["token"])),
-                on_end=lambda rank, code: channel.tell(end=[rank, code]))
+                on_end=lambda rank, code: channel.tell({"end": [rank, code]}))
     crew.wait()
     end_descendants(patience_seconds=STOP_SECONDS)
     os.dup2(2, 1)  # the last writer of the ranks' output
     printed.join(OUTPUT_SECONDS)
-    channel.tell(done=crew.spoken and asdict(crew.spoken))
+    channel.tell({"done": crew.spoken and asdict(crew.spoken)})
     return 0
 
 
@@ -91,7 +91,7 @@ def prepare(setup: Mapping[str, Any]) -> tuple[socket.socket | None, str]:
 
 def _beat(channel: Channel) -> None:
     while True:
-        channel.tell(beat=1)
+        channel.tell({"beat": 1})
         time.sleep(BEAT_SECONDS)
 
 
@@ -109,7 +109,7 @@ def _output_to(channel: Channel) -> threading.Thread:
 
     def forward() -> None:
         while content := os.read(reader, CHUNK):
-            channel.tell(out=content.decode(errors="surrogateescape"))
+            channel.tell({"out": content.decode(errors="surrogateescape")})
 
     thread = threading.Thread(target=forward, name="hexareme-output", daemon=True)
     thread.start()

@@ -106,7 +106,7 @@ class Hosts:
             ranks = range(node * job.ranks_per_node, (node + 1) * job.ranks_per_node)
             log = HostLog(job.directory / "logs" / f"host-{host}.log", self._owns)
             self._links.append(Link(host, ranks, job.ssh.arguments(host), log))
-            self._links[-1].tell(setup=job.setup(node, token))
+            self._links[-1].tell({"setup": job.setup(node, token)})
         self._open = list(self._links)
 
     def wait(self) -> Attempt:
@@ -173,7 +173,7 @@ class Hosts:
         print(f"hosts: {names}{' ...' if len(self._links) > MOST_NAMED else ''}; rank 0 listens at {first['address']}:{first['port']}",
               flush=True)
         for link in self._links:
-            link.tell(go={"address": first["address"], "port": first["port"]})
+            link.tell({"go": {"address": first["address"], "port": first["port"]}})
 
     def _after(self, rank: int, code: int) -> None:
         """The first failure decides; what we then end ourselves tells nothing new."""
@@ -252,13 +252,13 @@ class Hosts:
 
     def _send(self, number: signal.Signals) -> None:
         for link in self._open:
-            link.tell(signal=int(number)) if number is not signal.SIGKILL else link.hang_up()
+            link.tell({"signal": int(number)}) if number is not signal.SIGKILL else link.hang_up()
 
     def _beat(self) -> None:
         if time.monotonic() - self._beaten > BEAT_SECONDS:
             self._beaten = time.monotonic()
             for link in self._open:
-                link.tell(beat=1)
+                link.tell({"beat": 1})
 
     def _give_up(self) -> None:
         """Hosts that do not end: their front ends are killed by the end of ssh, and their ranks with them."""

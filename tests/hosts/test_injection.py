@@ -49,7 +49,7 @@ def test_path_arguments_and_variables_arrive_byte_for_byte(folder, name, overrid
     spy = place_spy(folder, name)
     setup = {"overrides": [*overrides, os.fsdecode(b"run.name=\xff\xfe")], "variables": {"A": value}, "folder": name}
     # as sshd does it: the login shell gets the command as one word
-    ran = subprocess.run(["sh", "-c", command(spy)[-1]], input=line(setup=setup), capture_output=True, cwd=folder, check=True)
+    ran = subprocess.run(["sh", "-c", command(spy)[-1]], input=line({"setup": setup}), capture_output=True, cwd=folder, check=True)
     *arguments, rest = ran.stdout.split(b"\0", 4)
     assert arguments == [os.fsencode(spy), b"-P", b"-m", NODE.encode()]
     assert parsed(rest) == [{"setup": setup}]
@@ -61,7 +61,7 @@ def test_the_same_through_a_real_sshd(rig, tmp_path):
         spy = place_spy(tmp_path, name)
         setup = {"overrides": HOSTILE}
         words = rig.on("n0", *command(spy, config=str(rig.config)), folder=tmp_path)
-        ran = subprocess.run(words, input=line(setup=setup), capture_output=True, check=True)
+        ran = subprocess.run(words, input=line({"setup": setup}), capture_output=True, check=True)
         *arguments, rest = ran.stdout.split(b"\0", 4)
         assert arguments == [os.fsencode(spy), b"-P", b"-m", NODE.encode()] and parsed(rest) == [{"setup": setup}]
     assert not list(tmp_path.glob("**/canary")) and not Path("/root/canary").exists()
@@ -89,7 +89,7 @@ def test_only_allowed_variables_are_passed_on():
 @given(st.lists(st.tuples(st.dictionaries(st.text(max_size=5), st.text(max_size=20), max_size=3), st.binary(max_size=20)), max_size=5),
        st.integers(1, 7))
 def test_messages_are_whole_however_they_are_cut_and_whatever_a_shell_prints_between(told, size):
-    stream = b"".join(line(**message) + noise.replace(b"\n", b"").replace(b"\x1e", b"") + b"\n" for message, noise in told)
+    stream = b"".join(line(message) + noise.replace(b"\n", b"").replace(b"\x1e", b"") + b"\n" for message, noise in told)
     reader = Reader()
     found = [each for begin in range(0, len(stream), size) for each in reader.feed(stream[begin: begin + size])]
     assert [each for each in found if isinstance(each, dict)] == [message for message, _ in told]
