@@ -7,7 +7,7 @@ from ...conf.compose import compose
 from ...conf.errors import ConfigError
 from ...conf.plan_schema import PlanConfig
 from ...core.combine import problems
-from ...core.plan import Plan
+from ...core.planning.plan import Plan
 
 
 def main(overrides: list[str]) -> int:

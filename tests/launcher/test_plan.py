@@ -32,6 +32,10 @@ def test_a_plan_says_who_holds_what_and_how_much(tmp_path: Path, capsys: pytest.
     # what the four tensor ranks of both stages hold is the model, and what they hold alike three times more: the norms
     norms = (2 * 32 + 1) * 4096
     assert 4 * sum(place["parameters"] for place in found["places"]) == found["parameters"] + 3 * norms
+    # full recomputation keeps the input of each block, on a quarter of the tokens, of two micro-batches on the first stage and of one on
+    # the last; for the messages torch keeps one buffer of each of 64 micro-batches
+    stream, kept = 8192 // 4 * 4096 * 4, [place["activation_bytes"] for place in found["places"]]
+    assert [(each["residual"], each["messages"]) for each in kept] == [(2 * 18 * stream, 64 * stream), (15 * stream, 64 * stream)]
     out = capsys.readouterr().out
     assert out.startswith("64 ranks on 8 nodes: pp 2 x dp 8 x tp 4; ZeRO-1: optimizer state in 8 pieces\ntp inside a node; pp, dp across")
     assert "8,030,261,248 parameters" in out and "<- parallel.zero" in out
