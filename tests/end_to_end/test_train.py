@@ -50,7 +50,7 @@ def test_every_way_to_start_has_the_same_losses(way, corpus, reference, user):
         assert values == pytest.approx(reference[step], rel=tolerance, abs=0.0)
 
 
-@pytest.mark.parametrize("kill_after", [3, 7, 13])
+@pytest.mark.parametrize("kill_after", [7, *(pytest.param(steps, marks=pytest.mark.nightly) for steps in (3, 13))])
 def test_killed_and_started_again_the_rest_is_bit_identical(kill_after, corpus, reference, user):
     command = ["hexareme", "train", *overrides(corpus, "killed"), "cluster.ranks_per_node=2"]
     process = user.start(*command)
