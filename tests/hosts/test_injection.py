@@ -95,6 +95,10 @@ def test_messages_are_whole_however_they_are_cut_and_whatever_a_shell_prints_bet
     assert [each for each in found if isinstance(each, dict)] == [message for message, _ in told]
 
 
+def test_a_greeting_before_a_message_is_told_apart_from_it():
+    assert parsed(b"Welcome to n1" + line({"beat": 1}) + b"motd\n") == [b"Welcome to n1", {"beat": 1}, b"motd"]
+
+
 def test_no_shell_is_ever_asked_for():
     for path in [*(ROOT / "launcher").rglob("*.py"), *(ROOT / "core").rglob("*.py"), *(ROOT / "data").rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
