@@ -18,6 +18,7 @@ FORMS = {
     "time_limit": (r"\d{1,9}|\d+:\d{1,2}(:\d{1,2})?|\d+-\d{1,2}(:\d{1,2}){0,2}", "1-12:00:00"),
     "memory": (r"[1-9]\d{0,9}[KMGT]?", "64G"),
 }
+UNSAFE_PATH = r"[\x00-\x1f\x7f\\%]"  # what sbatch does not take letter by letter in --output
 
 
 def cluster_rules(config: Config) -> Iterator[Problem]:
@@ -40,9 +41,9 @@ def slurm_rules(config: Config, cluster: ClusterConfig) -> Iterator[Problem]:
     if limit and cluster.signal_seconds >= limit:
         yield Problem("cluster.signal_seconds", cluster.signal_seconds, f"is not less than cluster.time_limit={cluster.time_limit} "
                       f"({limit} s)", f"set cluster.signal_seconds={max(1, limit // 10)}")
-    if re.search(r"[\x00-\x1f\x7f\\]", config.run.directory):
-        yield Problem("run.directory", config.run.directory, "has a backslash or a control character, and Slurm changes those in the path "
-                      "of a log", "choose another folder")
+    if re.search(UNSAFE_PATH, config.run.directory):
+        yield Problem("run.directory", config.run.directory, "has a backslash, a percent sign or a control character, and Slurm changes "
+                      "those in the path of a log", "choose another folder")
 
 
 def seconds_of(limit: str) -> int:

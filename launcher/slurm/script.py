@@ -84,8 +84,8 @@ def options(job: Job, cluster: ClusterConfig) -> Iterator[str]:
 
 
 def log_pattern(job: Job) -> str:
-    """Where Slurm writes what the job prints; `%j` is the job's number, and `%` itself is written twice."""
-    return str(job.folder).replace("%", "%%") + ("/job-%A_%a.log" if job.members else "/job-%j.log")
+    """Where Slurm writes what the job prints; `%j` is the job's number; the folder's own name has no `%`."""
+    return str(job.folder) + ("/job-%A_%a.log" if job.members else "/job-%j.log")
 
 
 def sweep_lines(members: Sequence[Sequence[str]]) -> list[str]:

@@ -1,5 +1,6 @@
 """`hexareme submit`: the whole config is checked, then Slurm gets the script."""
 
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from ...conf.errors import ConfigError, Problem
 from ...conf.keys import table
 from ...conf.schema import Config
 from ...conf.submit_schema import SubmitConfig
+from ...core.cluster_rules import UNSAFE_PATH
 from ..watch.watcher import validated
 from .history import SUBMITTED, History
 from .script import Job, render
@@ -60,7 +62,7 @@ def prepared(config: SubmitConfig, overrides: Sequence[str]) -> Job:
     ranks = config.cluster.nodes * config.cluster.ranks_per_node
     checked, *_ = [validated([*words, *each], ranks) for each in runs or [[]]]
     folder = Path.cwd()
-    if set(str(folder)) & set("\\\n\r\t"):
+    if re.search(UNSAFE_PATH, str(folder)):
         raise ConfigError([Problem("run.directory", str(folder), "is below a folder whose name Slurm would change", "submit elsewhere")])
     return Job(name=config.run.name if runs else checked.run.name, directory=config.run.directory if runs else checked.run.directory,
                working_folder=folder, python=sys.executable, overrides=words, members=runs)

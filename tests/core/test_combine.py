@@ -34,6 +34,7 @@ def test_the_recipe_itself_is_fine(base):
     (["run.directory=''"], "run.directory"),
     (["cluster=slurm", "cluster.partition='a b'"], "cluster.partition"),
     (["cluster=slurm", "cluster.time_limit=2", "cluster.signal_seconds=120"], "cluster.signal_seconds"),
+    (["cluster=slurm", "run.directory=50%/a"], "run.directory"),
     (["cluster=slurm", "run.directory=a\\\\b"], "run.directory"),
     (["cluster=ssh"], "cluster.hostfile"),
     (["cluster.nodes=2"], "cluster.nodes"),

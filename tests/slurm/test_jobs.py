@@ -95,21 +95,25 @@ def test_a_power_cut_of_a_node(submitted, reference):
     run = submitted("run")
     run.await_step(6)
     run.rig.power_off("n2")
-    run.await_requeue(1)
+    run.await_requeue(1, hurry=False)
     run.rig.power_on("n2")
-    assert run.await_end() == "COMPLETED", run.log()
-    assert run.history("started")[1]["step"] >= 4
+    assert run.await_end(STEP_SECONDS) == "COMPLETED", run.log()
+    assert [row["code"] for row in run.history()][-1] == 0 and run.history("started")[1]["step"] >= 4
     assert run.course() == reference
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("node", NODES)
-def test_a_killed_slurmd(submitted, reference, node):
-    """Slurm requeues the job while the ranks of that node live on: they must not write beside the new ones."""
-    run = submitted("run", "train.steps=16")
-    run.await_step(6)
+def test_a_killed_slurmd(submitted, node):
+    """Slurm requeues the job while the ranks of that node live on: they give way, and never write beside the new ones."""
+    run = submitted("run", "train.steps=2000", "checkpoint.interval=10")
+    run.await_step(12)
     run.rig.kill_slurmd(node)
     run.await_requeue(1)
     run.rig.start_daemon(node)
-    assert run.await_end() == "COMPLETED", run.log()
-    assert run.course() == reference
+    wait_until(lambda: len(run.history("started")) == 2, END_SECONDS)
+    reached = run.last_step()
+    assert run.history("started")[1]["step"] >= 10
+    wait_until(lambda: run.last_step() > reached + 10 and len(run.losses()) == run.last_step(), STEP_SECONDS)  # each step stands once
+    run.hexareme("action=cancel")
+    assert run.await_end() == "CANCELLED", run.log()

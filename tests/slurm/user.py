@@ -65,10 +65,18 @@ class SlurmRun(Run):
         wait_until(lambda: self.last_step() >= step or self.word() in ENDED, seconds)
         assert self.last_step() >= step, self.log()
 
-    def await_requeue(self, restarts: int, seconds: float = END_SECONDS) -> None:
-        """Until the job stands in the queue again; it need not wait there for the two minutes that Slurm gives the nodes."""
+    def await_requeue(self, restarts: int, *, hurry: bool = True, seconds: float = END_SECONDS) -> None:
+        """Until the job stands in the queue again.
+
+        Args:
+            restarts: how often it was requeued then.
+            hurry: do not wait there for the two minutes that Slurm gives the nodes. After a power cut they are needed: slurmctld goes on
+                trying to tell the node to kill the old step, and the new one has the same number.
+            seconds: to wait.
+        """
         wait_until(lambda: self.word() == "PENDING" and self.rig.job(self.job)["Restarts"] == str(restarts), seconds)
-        self.rig.on("n0", "scontrol", "update", f"JobId={self.job}", "StartTime=now")
+        if hurry:
+            self.rig.on("n0", "scontrol", "update", f"JobId={self.job}", "StartTime=now")
 
     def await_end(self, seconds: float = END_SECONDS) -> str:
         """Slurm's word for a job that has ended for good."""
