@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hexareme.launcher.processes import descendants
 
-TOOLS = ("sshd", "ssh", "ssh-keygen", "ip", "unshare", "nsenter")
+TOOLS = ("sshd", "ssh", "ssh-keygen", "ip", "unshare", "nsenter", "setpriv")
 NETWORK = "10.78.0"
 SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SECONDS = 60.0
@@ -83,8 +83,9 @@ class Rig:
         """Switches a host on, and waits until its sshd answers."""
         init = INIT.format(folder=self.folder, name=name, sshd=shutil.which("sshd", path=SEARCH), path=f"{self._path}:{SEARCH}")
         with (self.folder / f"{name}.log").open("ab") as log:
-            outer = subprocess.Popen(["unshare", "--net", "--uts", "--mount", "--pid", "--fork", "--kill-child=KILL", "sh", "-c", init],
-                                     stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+            outer = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", "unshare", "--net", "--uts", "--mount", "--pid", "--fork",
+                                      "--kill-child=KILL", "sh", "-c", init], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                     start_new_session=True)  # no host outlives the tests, however they end
         self._outer[name] = outer
         self._until(lambda: bool(descendants(outer.pid)), f"{name} does not start")
         first = self._first[name] = descendants(outer.pid)[0]
