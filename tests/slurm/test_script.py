@@ -75,7 +75,7 @@ def test_every_key_has_its_line():
 
 
 def test_names_and_paths():
-    assert job_name("a b;c\n") == "a_b_c_" and job_name("日") == "_" and job_name("") == "hexareme"
+    assert job_name("a b;c\n") == "a_b_c_" and job_name("日") == "_" and job_name("") == "hexareme" and len(job_name("a" * 100)) == 64
     assert slurm_quote("/a b/c'd\"e#f") == "\"/a b/c'd\\\"e#f\"" and slurm_quote("/a/50%%/job-%j.log") == "/a/50%%/job-%j.log"
 
 
