@@ -119,9 +119,9 @@ class ExampleSink(Sink[Made]):
             part = result.parts[name]
             if name in self._numbers:
                 self._numbers[name].write(self._classes.of(part.labels).tobytes())
-                writer.add(part.ids, part.lengths)
+                writer.add(part.ids, part.lengths, {})
             else:
-                writer.add(part.ids, part.lengths, mask=part.mask)
+                writer.add(part.ids, part.lengths, {"mask": part.mask})
 
     def state(self) -> State:
         parts = {name: writer.position() for name, writer in self._writers.items()}
@@ -190,7 +190,7 @@ class PackSink(Sink[Packed]):
         places = [slice(end - length, end) for end, length in zip(ends[result.order], window.lengths[result.order], strict=True)]
         ids, mask = (np.concatenate([values[place] for place in places]) for values in self._read(window, int(ends[-1])))
         rows = counts["examples"] + np.cumsum(result.sizes) - result.sizes
-        self._writers[window.part].add(ids, window.lengths[result.order], mask=mask, rows=rows)
+        self._writers[window.part].add(ids, window.lengths[result.order], {"mask": mask, "rows": rows})
         counts["examples"] += len(result.order)
         counts["rows"] += len(rows)
         counts["inputs"] += len(ids) - len(result.order)
@@ -202,7 +202,7 @@ class PackSink(Sink[Packed]):
         """`parts` are descriptions now; also `filled`: part of the inputs of all rows of each part that are tokens of examples."""
         state = self.state()
         for name, writer in self._writers.items():
-            writer.add(np.empty(0, self._dtype), np.empty(0, np.int64), rows=np.array([self._counts[name]["examples"]]))
+            writer.add(np.empty(0, self._dtype), np.empty(0, np.int64), {"rows": np.array([self._counts[name]["examples"]])})
         filled = {name: each["inputs"] / max(1, each["rows"] * self._sequence_length) for name, each in self._counts.items()}
         return {**state, "parts": {name: asdict(writer.finish()) for name, writer in self._writers.items()}, "filled": filled}
 

@@ -49,7 +49,7 @@ class PartWriter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._stack.close()
 
-    def add(self, ids: np.ndarray, lengths: np.ndarray, **arrays: np.ndarray) -> None:
+    def add(self, ids: np.ndarray, lengths: np.ndarray, arrays: Mapping[str, np.ndarray]) -> None:
         """Appends examples.
 
         Args:
