@@ -5,6 +5,7 @@ import json
 import pytest
 from hexareme.data.finetune.reading import records, task_chunks
 from hexareme.data.prepare.tally import Result
+from hexareme.data.sources.chunk import Place
 from hexareme.data.sources.find import find_sources
 
 EXAMPLES = [{"instruction": f"add {n} and é", "output": "x" * 200, "n": n} for n in range(1000)]
@@ -12,7 +13,7 @@ EXAMPLES = [{"instruction": f"add {n} and é", "output": "x" * 200, "n": n} for 
 
 def read(path):
     result = Result()
-    return [each for chunk in task_chunks(find_sources([str(path)]).sources) for each in records(chunk, result)], result
+    return [each for chunk in task_chunks(find_sources([str(path)]).sources, Place()) for each in records(chunk, result)], result
 
 
 LINES = "\n".join(map(json.dumps, EXAMPLES))
