@@ -37,8 +37,8 @@ class Ssh:
         options = {
             "BatchMode": "yes",  # never asks for a password
             "ConnectTimeout": str(self.connect_seconds),
-            "ServerAliveInterval": str(max(1, self.silence_seconds // LOOKS)),
-            "ServerAliveCountMax": str(LOOKS),
+            "ServerAliveInterval": str(self.silence_seconds // 2 + 1),
+            "ServerAliveCountMax": str(LOOKS),  # later than our own beat, which names the silence
             "ForwardAgent": "no",
             "ForwardX11": "no",
             "ClearAllForwardings": "yes",

@@ -70,13 +70,13 @@ def test_the_same_through_a_real_sshd(rig, tmp_path):
 def test_the_command_line_holds_what_is_asked_for_and_nothing_secret():
     words = command(Path("/x/python"), config="/x/config", port=2222)
     assert words[-3:] == ["--", "n1", f"exec /x/python -P -m {NODE}"]
-    for wanted in ("-oBatchMode=yes", "-oConnectTimeout=7", "-oServerAliveInterval=3", "-oServerAliveCountMax=3", "-oForwardAgent=no",
+    for wanted in ("-oBatchMode=yes", "-oConnectTimeout=7", "-oServerAliveInterval=5", "-oServerAliveCountMax=3", "-oForwardAgent=no",
                    "-oForwardX11=no", "-oClearAllForwardings=yes", "-p2222"):
         assert wanted in words
     # what ssh itself makes of them
     told = subprocess.run(["ssh", "-G", *[word for word in words[1:-1] if word not in ("-F", "/x/config")]], capture_output=True, text=True,
                           check=True).stdout
-    for wanted in ("batchmode yes", "connecttimeout 7", "serveraliveinterval 3", "forwardagent no", "forwardx11 no",
+    for wanted in ("batchmode yes", "connecttimeout 7", "serveraliveinterval 5", "forwardagent no", "forwardx11 no",
                    "clearallforwardings yes", "hostname n1", "port 2222"):
         assert wanted in told.splitlines(), (wanted, told)
 
