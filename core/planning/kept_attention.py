@@ -11,15 +11,15 @@ def attention_core(sizes: Shapes) -> int:
     if sizes.explicit:
         return _explicit(sizes)
     e, lse = sizes.product, sizes.B * sizes.S * sizes.N * FP32
-    if sizes.rings:
-        # the ring's result has the strides of its queries, so after RoPE the output's product needs a copy of it
-        return e * (_projected(sizes) + sizes.q * (2 if sizes.rope else 1)) + lse
+    turned = sizes.rope and sizes.N > 1  # heads lie before tokens then, and the output's product needs a copy the other way round
+    if sizes.rings:  # its result has the strides of its queries
+        return e * (_projected(sizes) + sizes.q * (2 if turned else 1)) + lse
     if sizes.exchanges:
         held, copied = sizes.exchanged, True
         if sizes.masked and sizes.repeats_kv:
             held += 2 * sizes.q
     else:
-        held, copied = _expanded(sizes) if sizes.masked and sizes.repeats_kv else _projected(sizes), sizes.rope and sizes.on_cpu
+        held, copied = _expanded(sizes) if sizes.masked and sizes.repeats_kv else _projected(sizes), turned and sizes.on_cpu
     return e * (held + sizes.q * (2 if copied else 1)) + lse + _additive_mask(sizes)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ...conf.schema import Config, Offload
+from ...conf.schema import Config, Offload, Precision
 from ...parallel.stages import Stage
 from ..checkpoint.storage import in_words
 from ..flops import active_parameter_count, parameter_count
@@ -163,6 +163,8 @@ def _bound(config: Config) -> str:
     found = ""
     if config.parallel.pp > 1 and config.parallel.schedule.value not in EXACT:
         found += f"\n{config.parallel.schedule.value}: counted as if all micro-batches of a step were held at once"
+    if config.train.precision is Precision.fp16:
+        found += "\nfp16: an estimate; fp32 and bf16 are compared with what lives in a real forward pass"
     if config.train.compile:
         found += "\ntrain.compile keeps less than counted here"
     return found
