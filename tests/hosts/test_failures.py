@@ -10,7 +10,7 @@ from tests.faults.rig import SLACK
 
 from .user import error_line, kill
 
-pytestmark = pytest.mark.timeout(1500)
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(1500)]  # until issue 6 ends: a rig of minutes on two loaded cores
 ENDS_SECONDS = 30.0  # on every side
 LONG = ("train.steps=100000", "checkpoint.interval=50000", "train.gradient_clipping=1")
 

@@ -13,7 +13,7 @@ from .user import HostsUser
 
 SECRET = "canary-3f1c9b"
 NAME = "it's $(touch canary) `touch canary`; touch canary & \"x\" ü"  # a plain folder's name, whatever a shell would make of it
-pytestmark = pytest.mark.timeout(1500)
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(1500)]  # until issue 6 ends: a rig of minutes on two loaded cores
 STEPS = ("train.steps=12", "checkpoint.interval=6")
 
 

@@ -56,6 +56,7 @@ def test_path_arguments_and_variables_arrive_byte_for_byte(folder, name, overrid
     assert ran.stderr == b"" and not list(folder.glob("**/canary"))
 
 
+@pytest.mark.nightly
 def test_the_same_through_a_real_sshd(rig, tmp_path):
     for name in HOSTILE[:6]:
         spy = place_spy(tmp_path, name)

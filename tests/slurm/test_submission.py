@@ -4,6 +4,7 @@ import pytest
 
 from .user import ENDED, SlurmRun
 
+pytestmark = pytest.mark.nightly  # until issue 6 ends: a rig of minutes on two loaded cores
 ODD = "a b'c\"d#é&;$x (1)"
 
 
