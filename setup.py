@@ -46,7 +46,7 @@ setup(
         "pyarrow>=16",
         "rich>=13",
         "safetensors>=0.5",
-        "sentencepiece>=0.2",
+        "sentencepiece>=0.2.3",  # encodes with offsets
         "tiktoken>=0.9",
         "tokenizers>=0.21",
         "torch>=2.10",
