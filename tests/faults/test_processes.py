@@ -171,7 +171,11 @@ def test_a_rank_killed_for_memory_says_so_with_numbers(new_run):
 # C16: time.time() tells people and files when something was; it never decides how long to wait. Where it may be, and why.
 WALL_CLOCK = {
     "core/tracking/tensorboard_sink.py": "when an event was, as TensorBoard shows it",
+    "core/watching.py": "how long ago the metrics file changed, told to people",
+    "launcher/commands/doctor.py": "to compare the clocks of machines",
+    "launcher/doctor/facts.py": "the clock itself, and the ages of files and processes, told to people",
     "launcher/folder/lock_record.py": "since when a run has its folder, told to people",
+    "launcher/slurm/history.py": "when a start of a job was, told to people",
     "launcher/processes.py": "when a process began, to compare with the time of change of exit.json",
 }
 
