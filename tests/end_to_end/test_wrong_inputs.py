@@ -113,5 +113,6 @@ def test_a_disk_that_fills_before_the_first_save(small_disk, user, corpus):
     assert len(error_lines(err)) == 1 and "free" in err
     assert not list((small_disk / "run").glob("checkpoints/.step-*")), "the half-written checkpoint was left"
     (small_disk / "filler").unlink()
-    code, out, err = user.run(*train(corpus, f"run.directory={small_disk}/run", "train.steps=300", "checkpoint.interval=100"))
+    code, out, err = user.run(*train(corpus, f"run.directory={small_disk}/run", "train.steps=300", "checkpoint.interval=100",
+                                     "train.stop_at=30"))
     assert code == 0, out + err
