@@ -1,7 +1,7 @@
 """The passes of `prepare`: clean, find duplicates, sample and train the tokenizer, encode. Each is skipped where the journal has it."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from ..clean.settings import CleanSettings
 from ..errors import DataError
 from ..hashes import part_below
 from ..sources.find import Source
-from ..tokenizer.tokenizer import TRAINED_KINDS, read_existing, save_tokenizer
+from ..tokenizer.tokenizer import TRAINED_KINDS, proof_beside, read_existing, save_tokenizer
 from ..tokenizer.training import train_tokenizer
 from ..tokens.description import FILE_NAME, CorpusDescription, describe_file, parse_description
 from ..tokens.writer import token_dtype
@@ -122,7 +122,7 @@ class Preparation:
 
     def _existing(self) -> State:
         kind, path = self._recipe.tokenizer_kind, Path(self._recipe.tokenizer_path).expanduser()
-        return self._tokenizer() or self._save_tokenizer(*read_existing(kind, path))
+        return self._tokenizer() or self._save_tokenizer(*read_existing(kind, path), proof_beside(path))
 
     def _trained(self, source: Input) -> State:
         """Trains on documents of the training part only."""
@@ -162,10 +162,10 @@ class Preparation:
     def _tokenizer_files(self) -> dict[str, Any]:
         return {path.name: [*describe_file(path).blocks] for path in sorted((self._folder / _TOKENIZER).glob("*"))}
 
-    def _save_tokenizer(self, kind: str, model: bytes, end: int) -> State:
+    def _save_tokenizer(self, kind: str, model: bytes, end: int, proof: Mapping[str, str] | None = None) -> State:
         shutil.rmtree(self._folder / _TOKENIZER, ignore_errors=True)
         saved = save_tokenizer(self._folder / _TOKENIZER, kind=kind, model=model, end_of_document=end,
-                               special_tokens=self._recipe.special_tokens)
+                               special_tokens=self._recipe.special_tokens, proof=proof)
         described = {"kind": kind, "vocab_size": saved.vocab_size, "end_of_document": end}
         self._journal.finish(_TOKENIZER, {"described": described, "files": self._tokenizer_files()})
         return self._journal.result(_TOKENIZER)

@@ -22,6 +22,7 @@ from typing import Any, Generic, Self, TypeVar
 
 from ..errors import DataError
 
+_AHEAD = 4  # items for each worker: it has some left while the parent waits for the disk
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -74,7 +75,7 @@ class Workers(Generic[T, R]):
             pending.append((self._threads.submit(self._call, [item]), weight))
             del item  # what waits here for the next one is not held twice
             taken += weight
-            while len(pending) > 2 * self._count or taken > most:
+            while len(pending) > _AHEAD * self._count or taken > most:
                 future, released = pending.popleft()
                 taken -= released
                 yield self._result(future)

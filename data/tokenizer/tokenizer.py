@@ -102,7 +102,8 @@ def prove(kind: str, model: bytes) -> dict[str, str] | None:
     return _facts(model) if kind not in _SENTENCEPIECE_KINDS and fast_encoder(model, proven=False) else None
 
 
-def save_tokenizer(folder: Path, *, kind: str, model: bytes, end_of_document: int, special_tokens: Sequence[str] = ()) -> Tokenizer:
+def save_tokenizer(folder: Path, *, kind: str, model: bytes, end_of_document: int, special_tokens: Sequence[str] = (),
+                   proof: Mapping[str, str] | None = None) -> Tokenizer:
     """Writes the model file and its description into a new folder, in the form that `load_tokenizer` reads.
 
     Args:
@@ -111,10 +112,11 @@ def save_tokenizer(folder: Path, *, kind: str, model: bytes, end_of_document: in
         model: a SentencePiece model or a `tokenizer.json`.
         end_of_document: an id of the model.
         special_tokens: added where the model lacks them: they get the next ids, in order.
+        proof: from `prove`, made before; where it is for other bytes or versions, it is made again.
     """
     sentencepiece = kind in _SENTENCEPIECE_KINDS
     model = model if sentencepiece else with_special_tokens(model, special_tokens)
-    proof = prove(kind, model)
+    proof = proof if proof and proof == _facts(model) else prove(kind, model)
     tokenizer = build_tokenizer(kind, model, end_of_document, special_tokens=special_tokens, proof=proof)
     file = "tokenizer.model" if sentencepiece else "tokenizer.json"
     description = {
@@ -174,6 +176,13 @@ def read_existing(kind: str, path: Path) -> tuple[str, bytes, int]:
         DataError: missing, not readable, of the other library, or no piece that ends a document.
     """
     return _read(kind, path)[:3]
+
+
+def proof_beside(path: Path) -> Mapping[str, str] | None:
+    """What `save_tokenizer` has written of the model file at `path` as its proof, if it has."""
+    description = model_file(path).parent / DESCRIPTION
+    found = json.loads(description.read_text(encoding="utf-8")) if description.is_file() else {}
+    return found.get("tiktoken") if isinstance(found, dict) else None
 
 
 def _read(kind: str, path: Path) -> tuple[str, bytes, int, Tokenizer]:

@@ -35,7 +35,7 @@ def test_items_are_taken_only_a_little_ahead():
 
     with Workers(2, EVALUATE) as workers:
         for answered, _ in enumerate(ordered(workers, items())):
-            assert len(taken) <= answered + 2 * 2 + 1
+            assert len(taken) <= answered + 4 * 2 + 1
 
 
 def test_a_death_is_noticed_while_an_earlier_item_is_worked_on():

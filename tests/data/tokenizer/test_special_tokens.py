@@ -4,7 +4,8 @@ import io
 import json
 
 import pytest
-from hexareme.data.tokenizer.tokenizer import TRAINED_KINDS, Tokenizer, load_tokenizer, read_existing, save_tokenizer
+from hexareme.data.tokenizer import tokenizer as tokenizer_module
+from hexareme.data.tokenizer.tokenizer import TRAINED_KINDS, Tokenizer, load_tokenizer, proof_beside, read_existing, save_tokenizer
 from hexareme.data.tokenizer.training import train_tokenizer
 from sentencepiece import SentencePieceTrainer
 from transformers import PreTrainedTokenizerFast
@@ -63,6 +64,18 @@ def test_ids_do_not_depend_on_the_sample(kind, tmp_path):
         saved = save_tokenizer(tmp_path / str(number), kind=kind, model=model, end_of_document=end, special_tokens=SPECIAL)
         found.append((dict(saved.special_tokens), saved.end_of_document, saved.padding, saved.unknown))
     assert found[0] == found[1]
+
+
+def test_a_proof_is_taken_over_for_the_same_bytes_alone(tmp_path, monkeypatch):
+    model, end = train_tokenizer("byte_bpe", TEXTS, vocab_size=320, special_tokens=SPECIAL)
+    save_tokenizer(tmp_path / "first", kind="byte_bpe", model=model, end_of_document=end)
+    proof, made, prove = proof_beside(tmp_path / "first"), [], tokenizer_module.prove
+    monkeypatch.setattr(tokenizer_module, "prove", lambda *given: made.append(given) or prove(*given))
+    for name, taken, special, proofs in (("same", proof, [], 0), ("none", None, [], 1), ("other", {**proof, "model": "0"}, [], 2),
+                                         ("more", proof, ["<|new|>"], 3)):
+        save_tokenizer(tmp_path / name, kind="byte_bpe", model=model, end_of_document=end, special_tokens=special, proof=taken)
+        assert len(made) == proofs, name
+    assert len({(tmp_path / name / "description.json").read_text() for name in ("first", "same", "none", "other")}) == 1
 
 
 def test_marked_text_has_the_ids_of_transformers(tmp_path):
