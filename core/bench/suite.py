@@ -18,7 +18,7 @@ from .table import Limit, Row, worst
 from .tokenize import TOKENIZE, TokenizeSetting, measure_tokenize
 
 ATTEMPTS = 3  # at a bubble: whatever else the machine does can only make it larger
-PATIENCE = 600.0  # seconds for a case; a slow machine needs one
+PATIENCE = 1800.0  # seconds for a case; a slow machine needs one
 
 
 @dataclass(frozen=True)

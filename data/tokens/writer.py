@@ -116,7 +116,7 @@ class TokenFileWriter:
             raise ValueError(f"{len(lengths)} documents with {lengths.sum()} tokens in all, but {len(ids)} ids")
         if len(lengths) and int(lengths.max()) > LONGEST:
             raise DataError(f"a document has {lengths.max()} tokens, more than {LONGEST}", do="cut it into several", file=self.prefix)
-        data = self._checked(np.asarray(ids)).tobytes()
+        data = np.ascontiguousarray(self._checked(np.asarray(ids))).view(np.uint8).data
         self._bin.stream.write(data)
         self._hasher.update(data)
         self._idx.stream.write(lengths.astype("<i4").tobytes())
@@ -192,7 +192,7 @@ class TokenFileWriter:
             return ids.astype(self.dtype)
         if ids.dtype.kind not in "iu":
             raise ValueError(f"token ids of dtype {ids.dtype} are not integers")
-        smallest, largest = int(ids.min()), int(ids.max())
+        smallest, largest = int(ids.min()) if ids.dtype.kind == "i" else 0, int(ids.max())
         if smallest < 0 or largest > np.iinfo(self.dtype).max:
             wrong = smallest if smallest < 0 else largest
             way = "write with the dtype of the vocabulary"

@@ -110,7 +110,7 @@ def port_is_free(port: int) -> bool:
 
 
 def leftovers() -> Iterator[dict[str, Any]]:
-    """Processes of this user that belong to runs, but not to whoever asks: their id, age in seconds, and the start of their command."""
+    """Processes of this user that belong to runs, but not to whoever asks: their id, age in seconds, and their command."""
     own, process = set(), os.getpid()
     while process > 1:
         own.add(process)
@@ -123,7 +123,7 @@ def leftovers() -> Iterator[dict[str, Any]]:
             program = next((word for word in words[:2] if any(known in word for known in RANK_PROGRAMS)), "")  # or the interpreter's
             if program and "doctor" not in words and entry.stat().st_uid == os.getuid():
                 yield {"process": int(entry.name), "seconds": round(max(0.0, time.time() - started_at(int(entry.name)))),
-                       "command": " ".join(words).strip()[:120]}
+                       "command": " ".join(words).strip()}
 
 
 def build_locks() -> Iterator[dict[str, Any]]:

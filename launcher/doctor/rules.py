@@ -15,6 +15,7 @@ LEAST_DISK = 10 << 30
 MOST_GPU_CELSIUS = 85
 OLD_LOCK_SECONDS = 600
 HUNDREDTH = 100
+MOST_SHOWN = 120  # characters of a command
 
 
 def findings(facts: Facts) -> list[Finding]:
@@ -103,9 +104,14 @@ def _leftovers(facts: Facts) -> Iterator[Finding]:
     if not found:
         yield Finding("processes", Level.ok, "no process of an older run")
         return
-    named = "; ".join(f"{each['process']} ({each['seconds']} s): {each['command']}" for each in found[:3])
+    named = "; ".join(f"{each['process']} ({each['seconds']} s): {_shortened(each['command'])}" for each in found[:3])
     ids = " ".join(str(each["process"]) for each in found[:20])
     yield Finding("processes", Level.warning, f"{len(found)} processes of runs are there: {named}", f"if they are not wanted: kill {ids}")
+
+
+def _shortened(command: str) -> str:
+    """Its end: the overrides tell runs apart, the interpreter's path does not."""
+    return command if len(command) <= MOST_SHOWN else f"...{command[-MOST_SHOWN:]}"
 
 
 def _locks(facts: Facts) -> Iterator[Finding]:

@@ -104,15 +104,17 @@ def test_what_was_set_up_on_this_machine_is_found(tmp_path, monkeypatch):
 
 
 def test_processes_of_an_older_run(tmp_path):
-    program = tmp_path / "launcher" / "train.py"
-    program.parent.mkdir()
+    program = tmp_path / ("long" * 50) / "launcher" / "train.py"
+    program.parent.mkdir(parents=True)
     program.write_text("import time; print(1, flush=True); time.sleep(60)")
     older = subprocess.Popen([sys.executable, str(program), "run.name=old"], stdout=subprocess.PIPE)
     older.stdout.read(1)
     (found,) = [each for each in facts.leftovers() if each["process"] == older.pid]
     older.kill()
     older.communicate()
-    assert found["seconds"] < 30 and "run.name=old" in found["command"]
+    assert found["seconds"] < 30 and found["command"].endswith("run.name=old")
+    (finding,) = [each for each in rules.findings(healthy(leftovers=[found])) if each.check == "processes"]
+    assert finding.what.endswith("run.name=old") and len(finding.what) < 200
 
 
 def test_the_command(tmp_path, capsys, monkeypatch):
