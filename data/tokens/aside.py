@@ -22,7 +22,7 @@ class AsideFile:
         if size and not self.path.exists() and final.exists():
             final.rename(self.path)
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
-        self.stream = os.fdopen(descriptor, "r+b", buffering=2**20)
+        self.stream = os.fdopen(descriptor, "r+b", buffering=2**16)  # what is larger goes to the file without a copy
         try:
             self._lock(descriptor)
             if os.fstat(descriptor).st_size < size:
