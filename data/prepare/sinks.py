@@ -14,11 +14,12 @@ import numpy as np
 
 from ..clean.report import CleanReport
 from ..errors import DataError
+from ..tokens.appended_file import AppendedFile
 from ..tokens.raw_origins import RawOriginWriter
 from ..tokens.writer import TokenFileWriter, WriterPosition
 from .encode import Cleaned, Encoded, ReportShape, Sampled
 from .journal import StagingDamaged
-from .store import AppendedFile, add_frame
+from .store import add_frame
 from .tally import Result, Tally
 from .text_sample import Sample
 
@@ -65,7 +66,10 @@ class Sink(Generic[R]):
         return self.state()
 
     def _appended(self, path: Path, size: int) -> AppendedFile:
-        return self._stack.enter_context(AppendedFile(path, size))
+        try:
+            return self._stack.enter_context(AppendedFile(path, size))
+        except DataError as error:
+            raise StagingDamaged(str(error)) from error
 
 
 class CleanSink(Sink[Cleaned]):

@@ -7,16 +7,14 @@ and decompress; the parent only moves frames.
 """
 
 import json
-import os
 import struct
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 
+from ..tokens.appended_file import AppendedFile
 from .journal import StagingDamaged
 
 _HEAD = struct.Struct("<II")
@@ -96,49 +94,6 @@ def pack(documents: Sequence[StoredDocument]) -> Frame:
 
 def _number(value: int) -> bytes:
     return struct.pack("<q", value)
-
-
-class AppendedFile:
-    """A file that grows at its end and goes on at a place of the journal; a context manager.
-
-    Args:
-        path: of the file.
-        size: bytes of it that stand; what follows is cut off.
-
-    Raises:
-        StagingDamaged: there are fewer.
-    """
-
-    def __init__(self, path: Path, size: int = 0) -> None:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        if os.fstat(descriptor).st_size < size:
-            os.close(descriptor)
-            raise StagingDamaged(f"{path.name} is shorter than {size} bytes")
-        os.ftruncate(descriptor, size)
-        self._stream = os.fdopen(descriptor, "r+b", buffering=2**20)
-        self._stream.seek(size)
-        self.size = size
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def write(self, data: bytes) -> None:
-        self._stream.write(data)
-        self.size += len(data)
-
-    def sync(self) -> int:
-        """Makes it safe on the disk; gives its size in bytes."""
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
-        return self.size
-
-    def close(self) -> None:
-        """On a full disk the last bytes cannot be written: they are behind every place of the journal, and not missed."""
-        with suppress(OSError):
-            self._stream.close()
 
 
 def add_frame(file: AppendedFile, frame: Frame) -> None:

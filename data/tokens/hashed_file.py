@@ -1,12 +1,9 @@
-"""A file in the making that grows at its end, with the checksums of its blocks; interrupted, it goes on where it was safe."""
+"""A file in the making with the checksums of its blocks; interrupted, it goes on where it was safe."""
 
-import os
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
-from ..errors import DataError
+from .appended_file import AppendedFile
 from .description import BLOCK_BYTES, BlockHasher, FileDescription
 
 
@@ -22,8 +19,8 @@ class FilePosition:
     rest: str
 
 
-class HashedFile:
-    """Use it as a context manager. It lies in a staging folder, so it needs no other name meanwhile.
+class HashedFile(AppendedFile):
+    """Use it as a context manager.
 
     Args:
         path: of the file.
@@ -34,27 +31,19 @@ class HashedFile:
     """
 
     def __init__(self, path: Path, start: FilePosition | None = None) -> None:
-        self.path = path
-        self.size = start.size if start else 0
+        super().__init__(path, start.size if start else 0)
         self._hasher = BlockHasher(start.blocks if start else ())
-        self._stream = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=2**20)
         try:
-            self._go_on(start)
+            if start is not None:
+                self._read_back(start)
         except BaseException:
             self.close()
             raise
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def write(self, data: bytes) -> None:
         """Appends bytes."""
-        self._stream.write(data)
+        super().write(data)
         self._hasher.update(data)
-        self.size += len(data)
 
     def position(self) -> FilePosition:
         """Makes everything so far safe on the disk.
@@ -62,33 +51,18 @@ class HashedFile:
         Returns:
             A `start` for a later one.
         """
-        self._sync()
-        return FilePosition(size=self.size, blocks=self._hasher.blocks, rest=self._hasher.rest)
+        return FilePosition(size=self.sync(), blocks=self._hasher.blocks, rest=self._hasher.rest)
 
     def finish(self) -> FileDescription:
         """Makes it safe and closes it; returns its size and checksums."""
-        self._sync()
+        self.sync()
         self.close()
         return self._hasher.finish()
 
-    def close(self) -> None:
-        """On a full disk the last bytes cannot be written: they are behind every position, and not missed."""
-        with suppress(OSError):
-            self._stream.close()
-
-    def _sync(self) -> None:
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
-
-    def _go_on(self, start: FilePosition | None) -> None:
-        """Cuts off what is not safe, and reads back the last, open block."""
-        there = os.fstat(self._stream.fileno()).st_size
-        if there > self.size:
-            self._stream.truncate(self.size)
-        if start is None:
-            return
+    def _read_back(self, start: FilePosition) -> None:
+        """The last, open block."""
         self._stream.seek(BLOCK_BYTES * len(start.blocks))
         while data := self._stream.read(2**20):
             self._hasher.update(data)
-        if there < self.size or self._hasher.blocks != list(start.blocks) or self._hasher.rest != start.rest:
-            raise DataError(f"{self.path} is not what was written", do="write it anew", file=self.path)
+        if self._hasher.blocks != list(start.blocks) or self._hasher.rest != start.rest:
+            raise self._damage()
