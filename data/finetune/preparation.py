@@ -75,7 +75,7 @@ class TaskPreparation:
             raise Unusable(message, do="set held_out=0, or give more examples")
         packed = self._pack(examples, tokenizer) if self._packs else {"parts": examples["parts"], "filled": {}}
         task = {"kind": self._recipe.kind, "sequence_length": self._recipe.sequence_length, "labels": examples["labels"]}
-        described = {"tokenizer": tokenizer["described"], "parts": packed["parts"], "task": task}
+        described = {"tokenizer": tokenizer["described"], "parts": packed["parts"], "sources": examples["sources"], "task": task}
         counts = {"tally": examples["tally"], "fates": examples["fates"], "filled": packed["filled"]}
         return Made(parse_description(described), counts)
 
@@ -127,8 +127,9 @@ class TaskPreparation:
         sink = partial(PackSink, source=source, folder=self._folder, names=self._names, dtype=dtype, sequence_length=length)
         work = Pass("packing", task_maker(PackTask, length), sink)
         if self._journal.result(work.name) is None:
-            described = parse_description({"tokenizer": tokenizer["described"], "parts": examples["parts"]})
-            self._runner.run(work, Windows(source, described.parts))
+            described = parse_description({"tokenizer": tokenizer["described"], **{key: examples[key] for key in ("parts", "sources")}})
+            assert described.sources
+            self._runner.run(work, Windows(source, described.parts, described.sources))
         shutil.rmtree(source, ignore_errors=True)
         return self._journal.result(work.name)
 

@@ -1,6 +1,6 @@
 """What the parent does with the results of each pass over fine-tuning records, see `prepare/sinks.py`."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from ..prepare.refusal import Unusable
 from ..prepare.sinks import Sink, State
 from ..tokens.arrays import ArrayWriter, array_path
 from ..tokens.description import ArrayDescription, PartDescription
+from ..tokens.raw_origins import ORIGINS, RawOriginWriter, copy_names
 from .examples import TOO_LONG
 from .held_out import class_thresholds
 from .records import ClassKey
@@ -109,6 +110,7 @@ class ExampleSink(Sink[Made]):
             arrays = {} if classified else {"mask": "uint8"}
             self._writers = {name: self._stack.enter_context(PartWriter(folder, name, dtype, arrays, start=_start(state, name)))
                              for name in names}
+            self._origins = self._stack.enter_context(RawOriginWriter(folder, names, state and state["origins"]))
 
     def add(self, result: Made) -> None:
         super().add(result)
@@ -122,22 +124,27 @@ class ExampleSink(Sink[Made]):
                 writer.add(part.ids, part.lengths, {})
             else:
                 writer.add(part.ids, part.lengths, {"mask": part.mask})
+        self._origins.add(result.files, result.origins)
 
     def state(self) -> State:
         parts = {name: writer.position() for name, writer in self._writers.items()}
         numbers = {name: file.sync() for name, file in self._numbers.items()}
-        return {**super().state(), "fates": self._fates, "classes": self._classes.state(), "numbers": numbers, "parts": parts}
+        return {**super().state(), "fates": self._fates, "classes": self._classes.state(), "numbers": numbers, "parts": parts,
+                "origins": self._origins.state()}
 
     def finish(self) -> State:
-        """`parts` are descriptions now; also `labels`."""
+        """`parts` are descriptions now; also `sources`, and `labels`."""
         state = self.state()
         keys = sorted(self._classes.listed)
-        parts = {name: self._finished(name, writer, keys) for name, writer in self._writers.items()}
-        return {**state, "parts": {name: asdict(part) for name, part in parts.items()}, "labels": [label for _, label in keys]}
+        sources, origins = self._origins.finish()
+        parts = {name: self._finished(name, keys, origins[name]) for name in self._writers}
+        return {**state, "parts": {name: asdict(part) for name, part in parts.items()}, "sources": asdict(sources),
+                "labels": [label for _, label in keys]}
 
-    def _finished(self, name: str, writer: PartWriter, keys: Sequence[ClassKey]) -> PartDescription:
-        part = writer.finish()
-        return replace(part, arrays={"labels": self._labels(name, keys)}) if name in self._numbers else part
+    def _finished(self, name: str, keys: Sequence[ClassKey], origins: Mapping[str, ArrayDescription]) -> PartDescription:
+        part = self._writers[name].finish()
+        arrays = {"labels": self._labels(name, keys)} if name in self._numbers else part.arrays
+        return replace(part, arrays={**arrays, **origins})
 
     def _labels(self, name: str, keys: Sequence[ClassKey]) -> ArrayDescription:
         """A class id is a place in the sorted set."""
@@ -173,12 +180,13 @@ class PackSink(Sink[Packed]):
                  sequence_length: int) -> None:
         super().__init__(None, state, lambda sink: None)
         self._source = source
+        self._folder = folder
         self._dtype = dtype.newbyteorder("<")
         self._sequence_length = sequence_length
         nothing = {"examples": 0, "rows": 0, "inputs": 0}
         self._counts: dict[str, dict[str, int]] = state["counts"] if state else {name: dict(nothing) for name in names}
         with _damage(self, state):
-            arrays = {"mask": "uint8", "rows": "int64"}
+            arrays = {"mask": "uint8", "rows": "int64", **dict.fromkeys(ORIGINS, "int64")}
             self._writers = {name: self._stack.enter_context(PartWriter(folder, name, dtype, arrays, start=_start(state, name)))
                              for name in names}
 
@@ -190,7 +198,8 @@ class PackSink(Sink[Packed]):
         places = [slice(end - length, end) for end, length in zip(ends[result.order], window.lengths[result.order], strict=True)]
         ids, mask = (np.concatenate([values[place] for place in places]) for values in self._read(window, int(ends[-1])))
         rows = counts["examples"] + np.cumsum(result.sizes) - result.sizes
-        self._writers[window.part].add(ids, window.lengths[result.order], {"mask": mask, "rows": rows})
+        origins = {name: values[result.order] for name, values in self._origins(window).items()}
+        self._writers[window.part].add(ids, window.lengths[result.order], {"mask": mask, "rows": rows, **origins})
         counts["examples"] += len(result.order)
         counts["rows"] += len(rows)
         counts["inputs"] += len(ids) - len(result.order)
@@ -201,6 +210,7 @@ class PackSink(Sink[Packed]):
     def finish(self) -> State:
         """`parts` are descriptions now; also `filled`: part of the inputs of all rows of each part that are tokens of examples."""
         state = self.state()
+        copy_names(self._source, self._folder)
         for name, writer in self._writers.items():
             writer.add(np.empty(0, self._dtype), np.empty(0, np.int64), {"rows": np.array([self._counts[name]["examples"]])})
         filled = {name: each["inputs"] / max(1, each["rows"] * self._sequence_length) for name, each in self._counts.items()}
@@ -211,6 +221,11 @@ class PackSink(Sink[Packed]):
         files = {self._source / f"{window.part}.bin": self._dtype, array_path(self._source, window.part, "mask"): np.dtype(np.uint8)}
         for path, dtype in files.items():
             yield np.fromfile(path, dtype, tokens, offset=window.token * dtype.itemsize)
+
+    def _origins(self, window: Window) -> dict[str, np.ndarray]:
+        """Of the examples of a window, in the order of the input."""
+        return {name: np.fromfile(array_path(self._source, window.part, name), "<i8", len(window.lengths), offset=8 * window.example)
+                for name in ORIGINS}
 
 
 def _start(state: State | None, name: str) -> State | None:

@@ -10,7 +10,7 @@ import numpy as np
 from ..prepare.journal import StagingDamaged
 from ..prepare.tally import Result, Tally
 from ..tokens.arrays import array_path
-from ..tokens.description import PartDescription, describe_file
+from ..tokens.description import SOURCES, FileDescription, PartDescription, describe_file
 from ..tokens.index_file import HEADER
 from .packing import pack
 
@@ -24,12 +24,14 @@ class Window:
 
     Args:
         part: train or validation.
-        token: number of the first one's first token.
+        example: number of the first one.
+        token: number of its first token.
         lengths: int32 (examples,), tokens of each.
         read: bytes of the token file that it stands for.
     """
 
     part: str
+    example: int
     token: int
     lengths: np.ndarray
     read: int
@@ -65,8 +67,9 @@ class Windows:
     but the examples.
 
     Args:
-        folder: where `PartWriter` has written them, with their masks.
-        parts: what it has written, by name.
+        folder: where they were written, with their masks and origins.
+        parts: what was written, by name.
+        sources: the names of the raw files.
 
     Raises:
         StagingDamaged: it is not there any more as it was written.
@@ -74,14 +77,16 @@ class Windows:
 
     raw = False
 
-    def __init__(self, folder: Path, parts: Mapping[str, PartDescription]) -> None:
+    def __init__(self, folder: Path, parts: Mapping[str, PartDescription], sources: FileDescription) -> None:
         self._folder = folder
         self._parts = parts
+        files = {folder / SOURCES: sources}
         for name, part in parts.items():
-            files = {f"{name}.bin": part.bin, f"{name}.idx": part.idx, array_path(folder, name, "mask").name: part.arrays["mask"].file}
-            for file, written in ((folder / file, written) for file, written in files.items()):
-                if not file.exists() or asdict(describe_file(file)) != asdict(written):
-                    raise StagingDamaged(f"{file.name} is damaged")
+            files |= {folder / f"{name}.bin": part.bin, folder / f"{name}.idx": part.idx}
+            files |= {array_path(folder, name, array): described.file for array, described in part.arrays.items()}
+        for file, written in files.items():
+            if not file.exists() or asdict(describe_file(file)) != asdict(written):
+                raise StagingDamaged(f"{file.name} is damaged")
 
     @property
     def total(self) -> int:
@@ -96,7 +101,7 @@ class Windows:
             example, token = (place["example"], place["token"]) if place and name == place["part"] else (0, 0)
             for lengths in self._lengths(name, example):
                 tokens = int(lengths.sum(dtype=np.int64))
-                window = Window(name, token, lengths, tokens * np.dtype(self._parts[name].dtype).itemsize)
+                window = Window(name, example, token, lengths, tokens * np.dtype(self._parts[name].dtype).itemsize)
                 example, token = example + len(lengths), token + tokens
                 yield window, {"part": name, "example": example, "token": token}
 

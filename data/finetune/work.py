@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..hashes import document_hash
+from ..prepare.origin_list import OriginList
 from ..prepare.tally import Result
 from ..sources.chunk import Chunk
 from .examples import Example, ExampleMaker, fit
@@ -32,10 +33,12 @@ class Examples:
 
 @dataclass
 class Made(Result):
-    """The examples of a chunk by part, and what happened to long ones."""
+    """The examples of a chunk by part, what happened to long ones, and where all came from, as in `prepare.encode.Encoded`."""
 
     parts: dict[str, Examples] = field(default_factory=dict)
     fates: Fates = field(default_factory=dict)
+    files: list[str] = field(default_factory=list)
+    origins: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass
@@ -87,6 +90,7 @@ class ExampleTask:
     def __call__(self, chunk: Chunk) -> Made:
         made = Made(read=chunk.read)
         parts: dict[str, tuple[list[Example], list[ClassKey]]] = {"train": ([], []), "validation": ([], [])}
+        origins = OriginList(list(parts))
         for record, file, line in records(chunk, made):
             try:
                 examples, label, value = make(record, self._maker, self._recipe)
@@ -99,10 +103,12 @@ class ExampleTask:
             if not kept:
                 continue
             made.tally.document(sum(len(example.text.encode()) for example in kept), value)
-            part = parts[self._held_out.part(value, label)]
-            part[0].extend(kept)
-            part[1].extend([] if label is None else [class_key(label)])
+            name = self._held_out.part(value, label)
+            parts[name][0].extend(kept)
+            parts[name][1].extend([] if label is None else [class_key(label)])
+            origins.add(name, file, line, documents=len(kept))
         made.parts = {name: self._joined(*found) for name, found in parts.items()}
+        made.files, made.origins = origins.files, origins.arrays()
         return made
 
     @property

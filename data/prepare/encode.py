@@ -17,6 +17,7 @@ from ..hashes import document_hash
 from ..sources.chunk import Chunk
 from ..sources.document import Document, Rejected, Skipped
 from ..tokenizer.tokenizer import Tokenizer, load_tokenizer
+from .origin_list import OriginList
 from .store import Frame, StoredDocument, pack
 from .tally import Result
 
@@ -151,14 +152,12 @@ class EncodeTask:
         removed = self._report.blank() if self._report else None
         encoded = Encoded(read=chunk.read, removed=removed)
         parts: dict[str, list[str]] = {"train": [], "validation": []}
-        origins: dict[str, list[tuple[int, int]]] = {name: [] for name in parts}
-        files: dict[str, int] = {}
+        origins = OriginList(list(parts))
         for document in documents(chunk, encoded, removed):
             name = "validation" if document.hash < self._threshold else "train"
             parts[name].append(document.text)
-            origins[name].append((files.setdefault(document.file, len(files)), document.line))
-        encoded.files = list(files)
-        encoded.origins = {name: np.array(found, dtype=np.int64).reshape(-1, 2) for name, found in origins.items()}
+            origins.add(name, document.file, document.line)
+        encoded.files, encoded.origins = origins.files, origins.arrays()
         encoded.parts = {name: encode_documents(self._tokenizer, texts, self._dtype) for name, texts in parts.items()}
         return encoded
 

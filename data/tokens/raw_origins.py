@@ -22,7 +22,7 @@ from .hashed_file import FilePosition, HashedFile
 from .joined import Tokens
 from .places import locate
 
-FILE, LINE = "file", "line"  # the arrays
+FILE, LINE = ORIGINS = "file", "line"  # the arrays
 UNKNOWN = -1  # in `file`: the document was merged in from a corpus that does not know
 
 _PIECE = 4096  # bytes of the names that are read at a time
@@ -149,6 +149,14 @@ class RawOrigins:
         file, number, _ = self._tokens.origin(document)
         corpus = self._corpora.get(file)
         return corpus.find(number) if corpus else None
+
+
+def copy_names(source: Path, folder: Path) -> None:
+    """`sources.jsonl` of one corpus for another one, safe on the disk; the arrays `file` of the first one hold in the second."""
+    with (source / SOURCES).open("rb") as names, HashedFile(folder / SOURCES) as copy:
+        while data := names.read(1 << 20):
+            copy.write(data)
+        copy.sync()
 
 
 def open_names(folder: Path, sources: FileDescription) -> MappedArray:
